@@ -1,0 +1,203 @@
+"""What the author of a provider writes, and what the house does around it.
+
+A provider fills five holes: `Config`, `open`, `ping`, `translate` and its operations. The house
+validates arguments, turns driver errors into ours, and applies the caps while rows are read.
+Deadlines, policy, sealing, pools of sessions and the surfaces are not a provider's business.
+
+A provider class is importable without its driver: import drivers inside `open` and `translate`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from studio.contract.config import ProviderConfig
+from studio.contract.network import Network
+from studio.contract.operation import Batch, Operation, operations_of
+from studio.contract.values import canonical, size_of
+from studio.errors import Internal, OperationNotSupported, StudioError
+from studio.models import Column, Result
+
+ConfigT = TypeVar("ConfigT", bound=ProviderConfig)
+
+
+@dataclass
+class Stage:
+    """One step of a connection test. `ms` is its time; `fix` says what usually mends it."""
+
+    name: str
+    ok: bool
+    ms: float
+    detail: str | None = None
+    fix: str | None = None
+
+
+@dataclass
+class Probe:
+    """The record of a connection test: timed stages, and what the account may do.
+
+    `privileges` holds `enforced_by` ("account" or "service"), `excess` (a list of privileges that a
+    read-only account should not hold) and `grant` (statements for a least-privileged account).
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    privileges: dict[str, Any] | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Time a step; an exception marks it as the failing one and goes on up."""
+        entry = Stage(name, ok=True, ms=0.0)
+        start = time.perf_counter()
+        try:
+            yield entry
+        except BaseException:
+            entry.ok = False
+            raise
+        finally:
+            entry.ms = (time.perf_counter() - start) * 1000
+            self.stages.append(entry)
+
+
+class Provider(ABC, Generic[ConfigT]):
+    """One kind of external system. An instance is a live, pooled session to one upstream."""
+
+    kind: ClassVar[str]
+    """As spelled in `connector-management.md`, or an outside provider's own."""
+    family: ClassVar[str]
+    """The `connector_type`: database, api, storage or messaging."""
+    Config: ClassVar[type[ProviderConfig]]
+    operations: ClassVar[Mapping[str, Operation]] = {}
+    fixes: ClassVar[Mapping[str, str]] = {}
+    """What usually mends a failing test, by stage name or by error code."""
+
+    config: ConfigT
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.operations = operations_of(cls)
+
+    def __init__(self, config: ConfigT, *, network: Network) -> None:
+        self.config = config
+        self.network = network
+
+    # -- what an author writes ------------------------------------------------------------------
+
+    @abstractmethod
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Make the pool, and push its clean-up on `stack`. Connecting may wait for the first use."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """One cheap round trip to the upstream. Raises what the driver raises."""
+
+    @abstractmethod
+    def translate(self, exc: Exception) -> StudioError | None:
+        """The driver's exception as ours; None for one that no driver raises (a defect)."""
+
+    @classmethod
+    def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+        """What `execute_query(query, params)` means here: an operation's name and its arguments."""
+        return "query", {"query": query, "params": dict(params) if params else None}
+
+    async def probe(self, probe: Probe) -> None:
+        """Test the connection in named stages. Families and providers refine this."""
+        with probe.stage("login"):
+            await self.ping()
+
+    # -- what the house does --------------------------------------------------------------------
+
+    @classmethod
+    def operation(cls, name: str) -> Operation:
+        """The operation of that name.
+
+        Raises:
+            OperationNotSupported: naming what exists.
+        """
+        found = cls.operations.get(name)
+        if found is None:
+            known = ", ".join(sorted(cls.operations))
+            raise OperationNotSupported(f"{cls.kind} has no operation of that name; it has: {known}")
+        return found
+
+    async def run(self, operation: Operation, arguments: Mapping[str, Any]) -> Result:
+        """Run one operation with parsed arguments; rows are collected up to the caps.
+
+        Raises:
+            StudioError: always one of ours.
+        """
+        if operation.rows:
+            return await self._collect(self.stream(operation, arguments))
+        try:
+            answer = await operation.method(self, **arguments)
+        except Exception as exc:
+            raise self.error(exc) from exc
+        return answer if isinstance(answer, Result) else _as_result(answer)
+
+    async def stream(self, operation: Operation, arguments: Mapping[str, Any]) -> AsyncIterator[Batch]:
+        """The batches of an operation that returns rows, uncapped. Raises only errors of ours."""
+        rows = operation.method(self, **arguments)
+        try:
+            async with aclosing(rows):
+                async for batch in rows:
+                    yield batch
+        except Exception as exc:
+            raise self.error(exc) from exc
+
+    def error(self, exc: Exception) -> StudioError:
+        """`exc` as one of ours; what no translation knows is a defect and says nothing else."""
+        if isinstance(exc, StudioError):
+            return exc
+        return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
+
+    async def _collect(self, batches: AsyncIterator[Batch]) -> Result:
+        result = Result(rows=[])
+        async with aclosing(capped(batches, self.config)) as parts:  # type: ignore[type-var]
+            async for part in parts:
+                result.columns = part.columns
+                result.rows += part.rows  # type: ignore[operator]
+                result.truncated = part.truncated
+        result.row_count = len(result.rows or ())
+        return result
+
+
+@dataclass(slots=True)
+class Capped:
+    """A batch within the caps. `truncated` on the last one says that more existed."""
+
+    columns: list[Column]
+    rows: list[tuple[Any, ...]]
+    truncated: bool = False
+
+
+async def capped(batches: AsyncIterator[Batch], config: ProviderConfig) -> AsyncIterator[Capped]:
+    """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
+
+    `truncated` is exact: it is set only when a row past the cap was really there.
+    """
+    rows_left, bytes_left = config.max_rows, config.max_bytes
+    async with aclosing(batches) as source:  # type: ignore[type-var]
+        async for batch in source:
+            rows = batch.rows
+            fit = min(len(rows), rows_left)
+            taken = 0
+            for row in rows[:fit]:
+                bytes_left -= sum(map(size_of, row))
+                if bytes_left < 0:
+                    break
+                taken += 1
+            rows_left -= taken
+            more = taken < len(rows)
+            yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
+            if more:
+                return
+
+
+def _as_result(value: Any) -> Result:
+    data = canonical(value)
+    count = len(data) if isinstance(data, list) else int(data is not None)
+    return Result(data=data, row_count=count)

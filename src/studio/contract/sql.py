@@ -1,0 +1,147 @@
+"""`:name` parameters in SQL: found outside of strings, comments and casts, then bound, never pasted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from studio.errors import FieldError, InvalidRequest
+
+MAX_TEXT = 100_000
+"""Characters in one statement; longer text is refused before anything parses it."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Where a dialect hides text that is not SQL.
+
+    `skip` matches one string, quoted name, comment, cast or other place in which a colon means
+    nothing to us. `placeholder` gives the driver's mark for the parameter of a 1-based number.
+    """
+
+    name: str
+    skip: re.Pattern[str]
+    placeholder: Callable[[int], str]
+    nested_comments: bool = False
+    dollar_quotes: bool = False
+
+
+_PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
+_DOLLAR = re.compile(r"\$(?:[A-Za-z_\x80-\uffff][A-Za-z0-9_\x80-\uffff]*)?\$")
+_WORD = re.compile(r"[A-Za-z_\x80-\uffff][A-Za-z0-9_$\x80-\uffff]*")
+
+POSTGRESQL = Dialect(
+    "postgresql",
+    re.compile(
+        r"""[eE]'(?:[^'\\]|\\.|'')*'    # escape string
+        | '(?:[^']|'')*'                # string
+        | "(?:[^"]|"")*"                # quoted name
+        | --[^\n]*                      # comment
+        | ::                            # cast
+        | :=                            # named argument
+        """,
+        re.X | re.S,
+    ),
+    lambda number: f"${number}",
+    nested_comments=True,
+    dollar_quotes=True,
+)
+SQLITE = Dialect(
+    "sqlite",
+    re.compile(
+        r"""'(?:[^']|'')*'              # string
+        | "(?:[^"]|"")*"                # quoted name
+        | `(?:[^`]|``)*`                # quoted name (MySQL's way)
+        | \[[^\]]*\]                    # quoted name (SQL Server's way)
+        | --[^\n]*                      # comment
+        """,
+        re.X | re.S,
+    ),
+    lambda number: f"?{number}",
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL with the driver's placeholders, and the parameter names in the order of their numbers."""
+
+    text: str
+    names: tuple[str, ...]
+
+    def bind(self, params: Mapping[str, Any] | None) -> list[Any]:
+        """The values in order.
+
+        Raises:
+            InvalidRequest: naming a parameter that is missing or that the statement does not have.
+        """
+        given = params or {}
+        missing = [name for name in self.names if name not in given]
+        extra = [str(name)[:64] for name in given if name not in self.names]
+        if missing or extra:
+            fields = [FieldError(f"params.{name}", "is missing: the statement uses it") for name in missing]
+            fields += [FieldError(f"params.{name}", "is not used by the statement") for name in extra]
+            raise InvalidRequest("; ".join(f"{f.field} {f.message}" for f in fields), fields=fields)
+        return [given[name] for name in self.names]
+
+
+@lru_cache(maxsize=1024)
+def parse(text: str, dialect: Dialect) -> Statement:
+    """Replace each `:name` by the dialect's placeholder; the same name gets the same number.
+
+    Raises:
+        InvalidRequest: the text is empty, too long, or holds a NUL or an unfinished string or comment.
+    """
+    if not text.strip():
+        raise InvalidRequest("query: is empty", fields=[FieldError("query", "is empty")])
+    if len(text) > MAX_TEXT or "\x00" in text:
+        raise InvalidRequest.at("query", f"must be at most {MAX_TEXT} characters, without NUL")
+    parts: list[str] = []
+    numbers: dict[str, int] = {}
+    at = 0
+    while at < len(text):
+        end = _skip(text, at, dialect)
+        if end is None:
+            found = _PARAMETER.match(text, at) if text[at] == ":" else None
+            if found and not (at and (text[at - 1].isalnum() or text[at - 1] in "_:")):
+                number = numbers.setdefault(found[1], len(numbers) + 1)
+                parts.append(dialect.placeholder(number))
+                at = found.end()
+                continue
+            end = at + 1
+        parts.append(text[at:end])
+        at = end
+    return Statement("".join(parts), tuple(numbers))
+
+
+def _skip(text: str, at: int, dialect: Dialect) -> int | None:
+    """The end of the string, name, comment or word that starts here; None where none does."""
+    if text.startswith("/*", at):
+        return _comment_end(text, at, dialect.nested_comments)
+    if dialect.dollar_quotes and text[at] == "$" and (tag := _DOLLAR.match(text, at)):
+        close = text.find(tag[0], tag.end())
+        if close < 0:
+            raise InvalidRequest.at("query", "has a dollar-quoted string that does not end")
+        return close + len(tag[0])
+    found = dialect.skip.match(text, at) or _WORD.match(text, at)
+    if found:
+        return found.end()
+    if text[at] in "'\"`":
+        raise InvalidRequest.at("query", "has a string or quoted name that does not end")
+    return None
+
+
+def _comment_end(text: str, at: int, nested: bool) -> int:
+    depth, at = 1, at + 2
+    while at < len(text):
+        if text.startswith("*/", at):
+            depth, at = depth - 1, at + 2
+            if depth == 0 or not nested:
+                return at
+        elif text.startswith("/*", at):
+            depth, at = depth + 1, at + 2
+        else:
+            at += 1
+    raise InvalidRequest.at("query", "has a comment that does not end")

@@ -1,0 +1,184 @@
+"""What crosses layers: roles, effects, the principal, the two records, and results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NotRequired, TypedDict
+
+import uuid_utils
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "database": ("postgresql", "mysql", "mongodb", "redis", "sqlite"),
+    "api": ("rest", "graphql", "soap"),
+    "storage": ("s3", "gcs", "azure_blob", "minio"),
+    "messaging": ("kafka", "rabbitmq", "sqs", "redis_pubsub"),
+}
+"""`connector_type` to provider kinds, in the order of `connector-management.md`."""
+
+
+class Role(StrEnum):
+    """What a person or a service may do in its organization; each includes the ones before it."""
+
+    MEMBER = "member"
+    DEVELOPER = "developer"
+    ADMIN = "admin"
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role is `other` or stands above it."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
+class Effect(StrEnum):
+    """What an operation does to the upstream."""
+
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks.
+
+    `organization_id` None is the trusted in-process caller, who may reach every organization.
+    `agent_id` set is an agent key: it may only use its own attachments, `role` does not count,
+    and `aliases` and `effects`, where set, limit it further.
+    """
+
+    organization_id: str | None
+    subject: str
+    role: Role
+    agent_id: str | None = None
+    aliases: frozenset[str] | None = None
+    effects: frozenset[Effect] | None = None
+
+
+IN_PROCESS = Principal(organization_id=None, subject="in-process", role=Role.ADMIN)
+"""The program that imports this package. No remote surface ever holds it."""
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A registered external system: the fields of `connector-management.md`, then our own two.
+
+    `version` counts changes of name, status or config (it is the ETag and the pool's generation);
+    `key_id` names the master key that sealed `config_encrypted`.
+    """
+
+    id: str
+    organization_id: str
+    name: str
+    connector_type: str
+    provider: str
+    config_encrypted: str = field(repr=False)
+    status: str
+    last_tested_at: str | None
+    last_test_result: str | None
+    last_error: str | None
+    created_by: str
+    created_at: str
+    updated_at: str
+    version: int
+    key_id: str
+
+
+@dataclass(frozen=True)
+class ConnectorInstance:
+    """A connector attached to an agent under an alias; `config_override` is sealed like a config."""
+
+    id: str
+    connector_id: str
+    agent_id: str
+    alias: str
+    config_override: str | None = field(repr=False)
+    created_at: str
+    organization_id: str
+    key_id: str | None
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A stored API key; the key itself is shown once and only its SHA-256 is kept."""
+
+    id: str
+    organization_id: str
+    prefix: str
+    digest: str = field(repr=False)
+    name: str
+    role: str | None
+    agent_id: str | None
+    aliases: str | None
+    effects: str | None
+    created_by: str
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class Column(TypedDict):
+    """A column of a result. `type` is the upstream's own type name."""
+
+    name: str
+    type: str
+
+
+class ResultDict(TypedDict):
+    """The public form of a result (`contract.md`, Result)."""
+
+    success: bool
+    data: Any
+    row_count: int
+    columns: list[Column]
+    truncated: bool
+    next_cursor: str | None
+    execution_time_ms: float
+    message: NotRequired[str]
+
+
+@dataclass(slots=True)
+class Result:
+    """What one operation answered.
+
+    Either `rows` (tuples in the order of `columns`) or `data` (any JSON value) is set.
+    `row_count` counts rows read or rows affected. `truncated` is exact.
+    """
+
+    columns: list[Column] = field(default_factory=list)
+    rows: list[tuple[Any, ...]] | None = None
+    data: Any = None
+    row_count: int = 0
+    truncated: bool = False
+    next_cursor: str | None = None
+    execution_time_ms: float = 0.0
+
+    def to_dict(self) -> ResultDict:
+        """The public form: rows become objects keyed by column name."""
+        data = self.data
+        if self.rows is not None:
+            names = [column["name"] for column in self.columns]
+            data = [dict(zip(names, row, strict=True)) for row in self.rows]
+        return {
+            "success": True,
+            "data": data,
+            "row_count": self.row_count,
+            "columns": self.columns,
+            "truncated": self.truncated,
+            "next_cursor": self.next_cursor,
+            "execution_time_ms": round(self.execution_time_ms, 3),
+        }
+
+
+def new_id() -> str:
+    """A UUIDv7 as text: sortable by the time it was made (RFC 9562)."""
+    return str(uuid_utils.uuid7())
+
+
+def now() -> str:
+    """The time as fixed-width ISO 8601 in UTC, so that text order is time order."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

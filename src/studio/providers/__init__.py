@@ -1,0 +1,64 @@
+"""The catalogue: this folder, plus the entry points `studio.providers` of other packages.
+
+A module named after a kind holds one `Provider` subclass of that kind; names that begin with an
+underscore are shared code. Nothing here imports a driver.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from studio.contract.provider import Provider
+from studio.errors import FieldError, InvalidRequest, OperationNotSupported
+from studio.models import FAMILIES
+
+
+def _outside() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="studio.providers")}
+
+
+@cache
+def built() -> tuple[str, ...]:
+    """Kinds that can be used: modules of this folder, then outside providers, each by name."""
+    here = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return (*here, *sorted(set(_outside()) - set(here)))
+
+
+@cache
+def load(kind: str) -> type[Provider[Any]]:
+    """The provider class of a kind.
+
+    Raises:
+        InvalidRequest: no such kind.
+        OperationNotSupported: one of the sixteen that is not built yet.
+    """
+    if kind in built():
+        point = _outside().get(kind)
+        module = import_module(f"{__name__}.{kind}") if point is None else None
+        found = _class_in(module, kind) if module is not None else point.load()  # type: ignore[union-attr]
+        return found  # type: ignore[no-any-return]
+    if any(kind in kinds for kinds in FAMILIES.values()):
+        raise OperationNotSupported(f"provider {kind} is not built yet in this version; built: {', '.join(built())}")
+    raise InvalidRequest("provider: no such provider", fields=[FieldError("provider", "no such provider")])
+
+
+def _class_in(module: Any, kind: str) -> type[Provider[Any]]:
+    for member in vars(module).values():
+        if isinstance(member, type) and issubclass(member, Provider) and vars(member).get("kind") == kind:
+            return member
+    raise ImportError(f"{module.__name__} holds no Provider with kind = {kind!r}")
+
+
+@cache
+def kinds() -> dict[str, tuple[str, ...]]:
+    """`connector_type` to kinds: the documents' sixteen in their order, then outside ones."""
+    types = {family: list(names) for family, names in FAMILIES.items()}
+    for kind in built():
+        family = next((name for name, names in FAMILIES.items() if kind in names), None)
+        if family is None:
+            types.setdefault(load(kind).family, []).append(kind)
+    return {family: tuple(names) for family, names in types.items()}

@@ -1,0 +1,1 @@
+"""Identity, sealing, policy and egress."""

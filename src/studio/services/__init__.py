@@ -1,0 +1,1 @@
+"""The only door to the core: surfaces import from here and nowhere below."""

@@ -1,0 +1,1 @@
+"""Metadata, scoped to an organization."""

@@ -1,0 +1,1 @@
+"""Conformance suites and helpers that an outside provider can inherit."""

@@ -1,0 +1,28 @@
+"""Open a provider by itself, without a service around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from studio.contract import Network, Provider, Result
+from studio.security.egress import Egress
+
+
+@asynccontextmanager
+async def open_provider(
+    cls: type[Provider[Any]], config: Mapping[str, Any], *, network: Network | None = None
+) -> AsyncIterator[Provider[Any]]:
+    """A live provider on a checked network that lets loopback through; closed at the end."""
+    gate = network or Egress(private_open=True)
+    async with AsyncExitStack() as stack:
+        provider = cls(cls.Config.parse(config), network=gate)
+        await provider.open(stack)
+        yield provider
+
+
+async def call(provider: Provider[Any], name: str, **arguments: Any) -> Result:
+    """Run one operation the way the house does: look up, validate, run."""
+    operation = provider.operation(name)
+    return await provider.run(operation, operation.parse(arguments))
