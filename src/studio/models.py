@@ -63,6 +63,14 @@ IN_PROCESS = Principal(organization_id=None, subject="in-process", role=Role.ADM
 
 
 @dataclass(frozen=True)
+class Sealed:
+    """A Fernet token and the id of the master key that made it."""
+
+    token: str = field(repr=False)
+    key_id: str
+
+
+@dataclass(frozen=True)
 class Connector:
     """A registered external system: the fields of `connector-management.md`, then our own two.
 

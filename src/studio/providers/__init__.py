@@ -17,6 +17,10 @@ from studio.errors import FieldError, InvalidRequest, OperationNotSupported
 from studio.models import FAMILIES
 
 
+def _inside() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
 def _outside() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group="studio.providers")}
 
@@ -24,8 +28,7 @@ def _outside() -> dict[str, EntryPoint]:
 @cache
 def built() -> tuple[str, ...]:
     """Kinds that can be used: modules of this folder, then outside providers, each by name."""
-    here = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    return (*here, *sorted(set(_outside()) - set(here)))
+    return (*_inside(), *sorted(set(_outside()) - set(_inside())))
 
 
 @cache
@@ -37,10 +40,9 @@ def load(kind: str) -> type[Provider[Any]]:
         OperationNotSupported: one of the sixteen that is not built yet.
     """
     if kind in built():
-        point = _outside().get(kind)
-        module = import_module(f"{__name__}.{kind}") if point is None else None
-        found = _class_in(module, kind) if module is not None else point.load()  # type: ignore[union-attr]
-        return found  # type: ignore[no-any-return]
+        if kind in _inside():
+            return _class_in(import_module(f"{__name__}.{kind}"), kind)
+        return _outside()[kind].load()  # type: ignore[no-any-return]
     if any(kind in kinds for kinds in FAMILIES.values()):
         raise OperationNotSupported(f"provider {kind} is not built yet in this version; built: {', '.join(built())}")
     raise InvalidRequest("provider: no such provider", fields=[FieldError("provider", "no such provider")])

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from studio.errors import EncryptionError
+from studio.models import Sealed
 
 _VERSION = "studio-1"
 _CANARY = "studio-canary"
@@ -39,14 +40,6 @@ class Place:
     def info(self, *more: str) -> bytes:
         """An unambiguous encoding for key derivation."""
         return json.dumps([_VERSION, self.organization_id, self.row_id, self.field, self.generation, *more]).encode()
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """A Fernet token and the id of the master key that made it."""
-
-    token: str
-    key_id: str
 
 
 class Vault:
@@ -126,17 +119,13 @@ def new_key() -> str:
 def _master(key: str) -> bytes:
     try:
         master = base64.b64decode(key.strip(), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise EncryptionError(
-            "an encryption key is not URL-safe base64 of 32 bytes (make one: studio encryption new-key)"
-        ) from exc
-    if len(master) != 32:
-        raise EncryptionError(
-            "an encryption key is not URL-safe base64 of 32 bytes (make one: studio encryption new-key)"
-        )
+    except (binascii.Error, ValueError):
+        master = b""
     # 32 random bytes hold about 30 different values; fewer than 16 has a chance below 1e-20.
-    if len(set(master)) < 16:
-        raise EncryptionError("an encryption key is not random; make one with: studio encryption new-key")
+    if len(master) != 32 or len(set(master)) < 16:
+        raise EncryptionError(
+            "an encryption key is not 32 random bytes in URL-safe base64; make one with: studio encryption new-key"
+        )
     return master
 
 

@@ -1,0 +1,189 @@
+"""The metadata database. The only file that tells SQLite from PostgreSQL.
+
+A unit of work is a plain function of a SQLAlchemy `Connection`, written once for both:
+
+* SQLite: `lookup` runs it at once on the event loop (an indexed read takes microseconds, and WAL
+  readers never wait), `read` in a reader thread, `write` in the one writer thread under
+  `BEGIN IMMEDIATE`, durable (`synchronous=FULL`) when it returns.
+* PostgreSQL: all three run on a pooled asyncpg connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database(ABC):
+    """Where metadata live; runs units of work."""
+
+    embedded: bool
+    """Whether it belongs to this process's data folder and so keeps its own schema up to date."""
+
+    async def lookup(self, work: Work[T]) -> T:
+        """Run a read of a few indexed rows, each statement on the newest committed state."""
+        return await self.read(work)
+
+    @abstractmethod
+    async def read(self, work: Work[T]) -> T:
+        """Run a read of any size."""
+
+    @abstractmethod
+    async def write(self, work: Work[T]) -> T:
+        """Run one transaction: committed and durable on return, rolled back on an exception."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+class SqliteDatabase(Database):
+    """One file, shared by any number of processes of this machine."""
+
+    embedded = True
+
+    def __init__(self, path: Path) -> None:
+        self._read_engine, self._write_engine = _sqlite_engine(path), _sqlite_engine(path)
+        event.listen(self._write_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="studio-store-writer")
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="studio-store-reader")
+        self._local = threading.local()
+        self._open: list[Connection] = []
+
+    def _reader(self) -> Connection:
+        """This thread's own reading connection; nothing begins on it, so each read sees the newest state."""
+        found: Connection | None = getattr(self._local, "reader", None)
+        if found is None:
+            found = self._local.reader = self._read_engine.connect()
+            self._open.append(found)
+        return found
+
+    async def lookup(self, work: Work[T]) -> T:
+        """See `Database.lookup`: at once, on the loop's own thread."""
+        return work(self._reader())
+
+    async def read(self, work: Work[T]) -> T:
+        """See `Database.read`."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: work(self._reader()))
+
+    async def write(self, work: Work[T]) -> T:
+        """See `Database.write`. A cancelled caller does not stop a transaction that has begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
+
+    def _transaction(self, work: Work[T]) -> T:
+        connection: Connection | None = getattr(self._local, "writer", None)
+        if connection is None:
+            connection = self._local.writer = self._write_engine.connect()
+            self._open.append(connection)
+        with connection.begin():
+            return work(connection)
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._open:
+            connection.close()
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, poolclass=NullPool, connect_args={"check_same_thread": False})
+    event.listen(engine, "connect", _sqlite_pragmas)
+    return engine
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN is off: `begin` above decides
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+class PostgresqlDatabase(Database):
+    """A PostgreSQL database, shared by any number of replicas."""
+
+    embedded = False
+
+    def __init__(self, url: URL) -> None:
+        self._engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=False)
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def read(self, work: Work[T]) -> T:
+        """See `Database.read`."""
+        async with self._autocommit.connect() as connection:
+            return await connection.run_sync(work)
+
+    async def write(self, work: Work[T]) -> T:
+        """See `Database.write`."""
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        await self._engine.dispose()
+
+
+def open_database(url: str | None, data_dir: Path) -> Database:
+    """The database of a URL; without one, `studio.db` in the data folder.
+
+    Raises:
+        ValueError: the URL names neither SQLite nor PostgreSQL.
+    """
+    if not url:
+        return SqliteDatabase(data_dir / "studio.db")
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteDatabase(Path(parsed.database or data_dir / "studio.db"))
+    if parsed.get_backend_name() == "postgresql":
+        return PostgresqlDatabase(parsed.set(drivername="postgresql+asyncpg"))
+    raise ValueError("STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://")
+
+
+def endpoint_of(url: str | None) -> tuple[str, int] | None:
+    """Host and port of a server database, so that the egress gate can close them."""
+    parsed = make_url(url) if url else None
+    if parsed is None or not parsed.host:
+        return None
+    return parsed.host, parsed.port or 5432
+
+
+def is_unique_violation(exc: IntegrityError) -> bool:
+    """Whether a unique constraint (and not, say, a foreign key) refused the row."""
+    return getattr(exc.orig, "sqlstate", None) == "23505" or getattr(exc.orig, "sqlite_errorname", "") in {
+        "SQLITE_CONSTRAINT_UNIQUE",
+        "SQLITE_CONSTRAINT_PRIMARYKEY",
+    }
+
+
+def upsert(connection: Connection, table: Table, values: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+    """Insert a row, or apply `change` to the one that has the same primary key."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(**values)
+    keys = list(table.primary_key.columns)
+    if change:
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=dict(change)))
+    else:
+        connection.execute(statement.on_conflict_do_nothing(index_elements=keys))

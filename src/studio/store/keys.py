@@ -1,0 +1,72 @@
+"""API keys and the canaries of encryption keys."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sqlalchemy import Connection, insert, or_, select, update
+
+from studio.errors import NotFound
+from studio.models import ApiKey, Sealed, now
+from studio.store.engine import Database, upsert
+from studio.store.tables import api_keys, key_canaries
+
+
+class Keys:
+    """API keys of one organization; of all for None. `by_prefix` is the one look-up before a scope is known."""
+
+    def __init__(self, database: Database, organization_id: str | None = None) -> None:
+        self._database = database
+        self._mine = [] if organization_id is None else [api_keys.c.organization_id == organization_id]
+
+    async def add(self, key: ApiKey) -> None:
+        """Store a new key."""
+        await self._database.write(lambda connection: connection.execute(insert(api_keys).values(**asdict(key))))
+
+    async def add_first(self, key: ApiKey) -> bool:
+        """Store a key if there is none at all yet; whether it was stored. Two starting processes make one."""
+
+        def work(connection: Connection) -> bool:
+            if connection.execute(select(api_keys.c.id).limit(1)).first():
+                return False
+            connection.execute(insert(api_keys).values(**asdict(key)))
+            return True
+
+        return await self._database.write(work)
+
+    async def by_prefix(self, prefix: str) -> ApiKey | None:
+        """The key of a prefix, of whichever organization."""
+        statement = select(api_keys).where(api_keys.c.prefix == prefix)
+        row = await self._database.lookup(lambda connection: connection.execute(statement).first())
+        return ApiKey(*row) if row else None
+
+    async def all(self) -> list[ApiKey]:
+        """Every key, in the order of creation."""
+        statement = select(api_keys).where(*self._mine).order_by(api_keys.c.id)
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [ApiKey(*row) for row in rows]
+
+    async def revoke(self, key_id: str) -> None:
+        """Switch a key off for good. Raises NotFound."""
+        statement = update(api_keys).where(api_keys.c.id == key_id, *self._mine).values(revoked_at=now())
+        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
+            raise NotFound("no such key")
+
+    async def touch(self, key_id: str, *, before: str) -> None:
+        """Note that a key was used, if the last note is older than `before`."""
+        old = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < before)
+        statement = update(api_keys).where(api_keys.c.id == key_id, old).values(last_used_at=now())
+        await self._database.write(lambda connection: connection.execute(statement))
+
+
+async def canaries(database: Database) -> list[Sealed]:
+    """The canary of each encryption key that rows may still need."""
+    statement = select(key_canaries.c.token, key_canaries.c.key_id)
+    rows = await database.read(lambda connection: connection.execute(statement).all())
+    return [Sealed(*row) for row in rows]
+
+
+async def add_canary(database: Database, sealed: Sealed) -> None:
+    """Keep a canary; one that is there already stays."""
+    values = {"key_id": sealed.key_id, "token": sealed.token, "created_at": now()}
+    await database.write(lambda connection: upsert(connection, key_canaries, values, {}))

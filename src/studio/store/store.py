@@ -1,0 +1,240 @@
+"""Metadata, handed out through a `Scope` that cannot leave its organization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, insert, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from studio.errors import Conflict, FieldError, NotFound
+from studio.models import Connector, ConnectorInstance, now
+from studio.store.engine import Database, is_unique_violation, upsert
+from studio.store.tables import connector_counts, connector_instances, connectors
+
+T = TypeVar("T")
+NO_CONNECTOR = "no such connector"
+NO_INSTANCE = "no such connector instance"
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a listing may be narrowed by; None leaves a field open. `q` is part of the name, any case."""
+
+    connector_type: str | None = None
+    provider: str | None = None
+    status: str | None = None
+    q: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of connectors; `next_id` is the id to go on after, None on the last page."""
+
+    records: list[Connector]
+    total: int
+    next_id: str | None
+
+
+class Scope:
+    """All metadata of one organization; of all of them for None (the trusted in-process caller)."""
+
+    def __init__(self, database: Database, organization_id: str | None) -> None:
+        self._database = database
+        self._organization_id = organization_id
+
+    def _mine(self, table: Table) -> ColumnElement[bool]:
+        return true() if self._organization_id is None else table.c.organization_id == self._organization_id
+
+    # -- connectors -----------------------------------------------------------------------------
+
+    async def add_connector(self, connector: Connector) -> None:
+        """Store a new connector. Raises Conflict where its name is taken."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(insert(connectors).values(**asdict(connector)))
+            _count(connection, connector.organization_id, 1)
+
+        await self._write(work, taken=FieldError("name", "another connector of this organization has this name"))
+
+    async def connector(self, connector_id: str) -> Connector:
+        """One connector. Raises NotFound."""
+        statement = select(connectors).where(connectors.c.id == connector_id, self._mine(connectors))
+        return await self._database.lookup(lambda connection: _connector(connection, statement))
+
+    async def connectors(self, filters: Filters, *, limit: int, after: str | None, offset: int) -> Page:
+        """A page in the order of creation. `total` counts all that match, without `after` and `offset`."""
+        where = [self._mine(connectors), *_conditions(filters)]
+        statement = select(connectors).where(*where).order_by(connectors.c.id).limit(limit + 1).offset(offset)
+        if after is not None:
+            statement = statement.where(connectors.c.id > after)
+
+        def work(connection: Connection) -> Page:
+            rows = [Connector(**row) for row in connection.execute(statement).mappings()]
+            more = len(rows) > limit
+            total = self._total(connection, filters, where)
+            return Page(rows[:limit], total, rows[limit - 1].id if more else None)
+
+        return await self._database.read(work)
+
+    def _total(self, connection: Connection, filters: Filters, where: Sequence[ColumnElement[bool]]) -> int:
+        if filters == Filters():
+            kept = select(func.sum(connector_counts.c.connectors)).where(self._mine(connector_counts))
+            return connection.scalar(kept) or 0
+        return connection.scalar(select(func.count()).select_from(connectors).where(*where)) or 0
+
+    async def change_connector(
+        self,
+        connector_id: str,
+        *,
+        version: int,
+        values: Mapping[str, Any],
+    ) -> Connector:
+        """Apply `values` if the stored version is still `version`, and count it up.
+
+        Raises:
+            NotFound: no such connector.
+            Conflict: it changed meanwhile, or the new name is taken.
+        """
+        mine = (connectors.c.id == connector_id, self._mine(connectors))
+
+        def work(connection: Connection) -> Connector:
+            changed = connection.execute(
+                update(connectors)
+                .where(*mine, connectors.c.version == version)
+                .values(**values, version=version + 1, updated_at=now())
+            )
+            found = _connector(connection, select(connectors).where(*mine))
+            if not changed.rowcount:
+                raise Conflict("the connector changed since it was read; read it again and repeat the change")
+            return found
+
+        return await self._write(work, taken=FieldError("name", "another connector of this organization has this name"))
+
+    async def record_test(self, tested: Connector, *, succeeded: bool, error: str | None) -> None:
+        """Keep the outcome of a test, unless the connector changed meanwhile. An inactive one stays inactive."""
+        status = "active" if succeeded else "error"
+        mine = (connectors.c.id == tested.id, connectors.c.version == tested.version, self._mine(connectors))
+
+        def work(connection: Connection) -> None:
+            outcome = {
+                "last_tested_at": now(),
+                "last_test_result": "success" if succeeded else "failed",
+                "last_error": error,
+            }
+            connection.execute(update(connectors).where(*mine).values(**outcome))
+            connection.execute(update(connectors).where(*mine, connectors.c.status != "inactive").values(status=status))
+
+        await self._database.write(work)
+
+    async def remove_connector(self, connector_id: str) -> None:
+        """Delete a connector and its instances. Raises NotFound."""
+        mine = (connectors.c.id == connector_id, self._mine(connectors))
+
+        def work(connection: Connection) -> None:
+            found = _connector(connection, select(connectors).where(*mine))
+            if connection.execute(delete(connectors).where(*mine)).rowcount:
+                _count(connection, found.organization_id, -1)
+
+        await self._database.write(work)
+
+    # -- instances ------------------------------------------------------------------------------
+
+    async def add_instance(self, instance: ConnectorInstance) -> None:
+        """Attach a connector. Raises Conflict where the alias is taken, NotFound where the connector went away."""
+        taken = FieldError("alias", "this agent already has a connector under this alias")
+        await self._write(
+            lambda connection: connection.execute(insert(connector_instances).values(**asdict(instance))), taken=taken
+        )
+
+    async def instance(self, instance_id: str) -> ConnectorInstance:
+        """One attachment. Raises NotFound."""
+        statement = select(connector_instances).where(
+            connector_instances.c.id == instance_id, self._mine(connector_instances)
+        )
+        row = await self._database.lookup(lambda connection: connection.execute(statement).mappings().first())
+        if row is None:
+            raise NotFound(NO_INSTANCE)
+        return ConnectorInstance(**row)
+
+    async def instances_of(self, connector_id: str) -> list[ConnectorInstance]:
+        """Who uses a connector, in the order of attaching."""
+        statement = (
+            select(connector_instances)
+            .where(connector_instances.c.connector_id == connector_id, self._mine(connector_instances))
+            .order_by(connector_instances.c.id)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        return [ConnectorInstance(**row) for row in rows]
+
+    async def attachments(self, agent_id: str, alias: str | None = None) -> list[tuple[ConnectorInstance, Connector]]:
+        """An agent's attachments with their connectors; at most one an organization where `alias` is given."""
+        ours, theirs = list(connector_instances.c), list(connectors.c)
+        statement = (
+            select(*ours, *theirs)
+            .join_from(connector_instances, connectors, connectors.c.id == connector_instances.c.connector_id)
+            .where(connector_instances.c.agent_id == agent_id, self._mine(connector_instances))
+            .order_by(connector_instances.c.id)
+        )
+        if alias is not None:
+            statement = statement.where(connector_instances.c.alias == alias)
+
+        def work(connection: Connection) -> list[tuple[ConnectorInstance, Connector]]:
+            rows = connection.execute(statement).all()
+            return [(ConnectorInstance(*row[: len(ours)]), Connector(*row[len(ours) :])) for row in rows]
+
+        return await (self._database.read(work) if alias is None else self._database.lookup(work))
+
+    async def remove_instance(self, instance_id: str) -> None:
+        """Detach. Raises NotFound."""
+        statement = delete(connector_instances).where(
+            connector_instances.c.id == instance_id, self._mine(connector_instances)
+        )
+        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
+            raise NotFound(NO_INSTANCE)
+
+    async def _write(self, work: Callable[[Connection], T], *, taken: FieldError) -> T:
+        try:
+            return await self._database.write(work)
+        except IntegrityError as exc:
+            if is_unique_violation(exc):
+                raise Conflict(f"{taken.field}: {taken.message}", fields=[taken]) from None
+            raise NotFound(NO_CONNECTOR) from None
+
+
+class Store:
+    """Hands out scopes. What belongs to no organization stands in `studio.store.keys`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def scope(self, organization_id: str | None) -> Scope:
+        """The metadata of one organization; of all for the trusted in-process caller (None)."""
+        return Scope(self.database, organization_id)
+
+
+def _connector(connection: Connection, statement: Select[Any]) -> Connector:
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound(NO_CONNECTOR)
+    return Connector(**row)
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    exact = {"connector_type": filters.connector_type, "provider": filters.provider, "status": filters.status}
+    found: list[ColumnElement[bool]] = [connectors.c[name] == value for name, value in exact.items() if value]
+    if filters.q:
+        found.append(func.lower(connectors.c.name).contains(filters.q.lower(), autoescape=True))
+    return found
+
+
+def _count(connection: Connection, organization_id: str, by: int) -> None:
+    kept = connector_counts.c.connectors
+    upsert(
+        connection,
+        connector_counts,
+        {"organization_id": organization_id, "connectors": max(by, 0)},
+        {"connectors": kept + by},
+    )

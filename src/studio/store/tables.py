@@ -1,0 +1,107 @@
+"""The tables. Unique names and aliases, and tenancy between rows, are the database's constraints."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+connectors = Table(
+    "connectors",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("connector_type", String(32), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("config_encrypted", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("last_tested_at", String(27)),
+    Column("last_test_result", String(16)),
+    Column("last_error", Text),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("updated_at", String(27), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("key_id", String(16), nullable=False),
+    UniqueConstraint("organization_id", "name"),
+    UniqueConstraint("organization_id", "id"),
+    Index(None, "organization_id", "connector_type", "id"),
+    Index(None, "organization_id", "provider", "id"),
+    Index(None, "organization_id", "status", "id"),
+    Index(None, "key_id"),
+)
+
+connector_counts = Table(
+    "connector_counts",
+    metadata,
+    Column("organization_id", String(128), primary_key=True),
+    Column("connectors", Integer, nullable=False),
+)
+
+connector_instances = Table(
+    "connector_instances",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("connector_id", String(36), nullable=False),
+    Column("agent_id", String(128), nullable=False),
+    Column("alias", String(128), nullable=False),
+    Column("config_override", Text),
+    Column("created_at", String(27), nullable=False),
+    Column("organization_id", String(128), nullable=False),
+    Column("key_id", String(16)),
+    # Both columns together: an instance can only point into its own organization.
+    ForeignKeyConstraint(
+        ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
+    ),
+    UniqueConstraint("organization_id", "agent_id", "alias"),
+    Index(None, "organization_id", "agent_id", "id"),
+    Index(None, "connector_id", "id"),
+    Index(None, "agent_id", "id"),
+    Index(None, "key_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("prefix", String(16), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("role", String(16)),
+    Column("agent_id", String(128)),
+    Column("aliases", Text),
+    Column("effects", Text),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("expires_at", String(27)),
+    Column("last_used_at", String(27)),
+    Column("revoked_at", String(27)),
+    Index(None, "organization_id", "id"),
+)
+
+key_canaries = Table(
+    "key_canaries",
+    metadata,
+    Column("key_id", String(16), primary_key=True),
+    Column("token", Text, nullable=False),
+    Column("created_at", String(27), nullable=False),
+)
