@@ -132,27 +132,34 @@ class ProviderConfig(BaseModel):
         return [name for name, _ in cls._marked(Destination)]
 
     @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Field names, as callers write them, with the values that hold where they are left out."""
+        return {
+            info.alias or name: None if info.is_required() else info.get_default(call_default_factory=True)
+            for name, info in cls.model_fields.items()
+        }
+
+    @classmethod
     def _marked(cls, kind: type) -> Iterator[tuple[str, Any]]:
         for name, info in cls.model_fields.items():
             for mark in info.metadata:
                 if isinstance(mark, kind):
-                    yield name, mark
+                    yield info.alias or name, mark
 
-    def destination(self) -> str:
-        """A digest of all destination fields, defaults included."""
-        fields = {name: getattr(self, name) for name in self.destination_fields()}
-        text = json.dumps(fields, sort_keys=True, default=lambda value: value.model_dump(mode="json"))
-        return hashlib.sha256(text.encode()).hexdigest()
+    @classmethod
+    def destination(cls, public: Mapping[str, Any]) -> str:
+        """A digest of all destination fields of a non-secret tree, defaults included."""
+        defaults = cls.defaults()
+        fields = {name: public.get(name, defaults[name]) for name in cls.destination_fields()}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def split(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What the caller set, as (non-secret tree, secrets by dotted path)."""
-        public, secrets = split_secrets(self.model_dump(exclude_unset=True))
-        return public, secrets
+        return split_secrets(self.model_dump(by_alias=True, exclude_unset=True))
 
-    def shown(self) -> dict[str, Any]:
-        """Every non-secret field with its value in force; unset optional ones are left out."""
-        public, _ = split_secrets(self.model_dump(exclude_none=True))
-        return public
+    def value(self, name: str) -> Any:
+        """The value of a field by the name that callers use."""
+        return self.model_dump(by_alias=True)[name]
 
 
 def split_secrets(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -138,7 +138,7 @@ class Provider(ABC, Generic[ConfigT]):
             raise self.error(exc) from exc
         return answer if isinstance(answer, Result) else _as_result(answer)
 
-    async def stream(self, operation: Operation, arguments: Mapping[str, Any]) -> AsyncIterator[Batch]:
+    async def stream(self, operation: Operation, arguments: Mapping[str, Any]) -> AsyncGenerator[Batch, None]:
         """The batches of an operation that returns rows, uncapped. Raises only errors of ours."""
         rows = operation.method(self, **arguments)
         try:
@@ -154,9 +154,9 @@ class Provider(ABC, Generic[ConfigT]):
             return exc
         return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
 
-    async def _collect(self, batches: AsyncIterator[Batch]) -> Result:
+    async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
         result = Result(rows=[])
-        async with aclosing(capped(batches, self.config)) as parts:  # type: ignore[type-var]
+        async with aclosing(capped(batches, self.config)) as parts:
             async for part in parts:
                 result.columns = part.columns
                 result.rows += part.rows  # type: ignore[operator]
@@ -174,13 +174,13 @@ class Capped:
     truncated: bool = False
 
 
-async def capped(batches: AsyncIterator[Batch], config: ProviderConfig) -> AsyncIterator[Capped]:
+async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
     """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
 
     `truncated` is exact: it is set only when a row past the cap was really there.
     """
     rows_left, bytes_left = config.max_rows, config.max_bytes
-    async with aclosing(batches) as source:  # type: ignore[type-var]
+    async with aclosing(batches) as source:
         async for batch in source:
             rows = batch.rows
             fit = min(len(rows), rows_left)

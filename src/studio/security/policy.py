@@ -35,6 +35,11 @@ def allows_effect(principal: Principal, effect: Effect) -> bool:
     return principal.effects is None or effect in principal.effects
 
 
+def allows(principal: Principal, effect: Effect, *, read_only: bool) -> bool:
+    """Whether `require_effect` would pass."""
+    return (effect is Effect.READ or not read_only) and allows_effect(principal, effect)
+
+
 def require_effect(principal: Principal, effect: Effect, *, read_only: bool, attached: bool) -> None:
     """May this principal cause this effect here? Raises ReadOnly or Forbidden."""
     if effect is not Effect.READ and read_only:

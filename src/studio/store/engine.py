@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -46,6 +46,10 @@ class Database(ABC):
     @abstractmethod
     async def write(self, work: Work[T]) -> T:
         """Run one transaction: committed and durable on return, rolled back on an exception."""
+
+    async def ping(self) -> None:
+        """One round trip. Raises what the driver raises."""
+        await self.lookup(lambda connection: connection.execute(select(1)).all())
 
     @abstractmethod
     async def close(self) -> None:

@@ -1,0 +1,73 @@
+"""Use cases on attachments: attach, detach, and who uses what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from studio.errors import NotFound
+from studio.models import ConnectorInstance, Role, new_id, now
+from studio.security import policy
+from studio.services.bound import Bound, Record
+from studio.services.inputs import NewAttachment, agent_id_of, is_id
+from studio.services.shapes import instance_dict
+from studio.store.store import NO_INSTANCE
+
+
+class Attachments(Bound):
+    """See the methods."""
+
+    async def attach_to_agent(
+        self, connector_id: str, agent_id: str, alias: str, config_override: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Attach a connector under an alias. `config_override` may only narrow.
+
+        Raises:
+            NotFound, InvalidRequest, InvalidConfig, OverrideNotAllowed.
+            Conflict: the agent has this alias already.
+        """
+        core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
+        given = NewAttachment.parse({"agent_id": agent_id, "alias": alias, "config_override": config_override})
+        instance_id, sealed = new_id(), None
+        if given.config_override:
+            core.configs.narrowed(connector, given.config_override)
+            sealed = core.configs.seal_override(connector.organization_id, instance_id, given.config_override)
+        instance = ConnectorInstance(
+            id=instance_id,
+            connector_id=connector.id,
+            agent_id=given.agent_id,
+            alias=given.alias,
+            config_override=sealed.token if sealed else None,
+            created_at=now(),
+            organization_id=connector.organization_id,
+            key_id=sealed.key_id if sealed else None,
+        )
+        await scope.add_instance(instance)
+        return instance_dict(instance, connector, core.configs.effective(connector, instance))
+
+    async def detach_from_agent(self, instance_id: str) -> Record:
+        """Detach. Raises NotFound."""
+        _, scope = await self._scope()
+        if not is_id(instance_id):
+            raise NotFound(NO_INSTANCE)
+        instance = await scope.instance(instance_id)
+        policy.require_role(self._principal, Role.DEVELOPER)
+        await scope.remove_instance(instance.id)
+        return {"message": "Connector detached", "id": instance.id}
+
+    async def list_instances(self, connector_id: str) -> Record:
+        """Who uses a connector. Raises NotFound."""
+        core, scope, connector = await self._find(connector_id, Role.MEMBER)
+        used = await scope.instances_of(connector.id)
+        records = [instance_dict(instance, connector, core.configs.effective(connector, instance)) for instance in used]
+        return {"records": records, "total": len(records)}
+
+    async def list_agent_connectors(self, agent_id: str, *, organization_id: str | None = None) -> list[Record]:
+        """An agent's attachments, each with its connector and effective non-secret config."""
+        policy.require_agent(self._principal, agent_id_of(agent_id), Role.MEMBER)
+        core, scope = await self._scope(organization_id)
+        return [
+            instance_dict(instance, connector, core.configs.effective(connector, instance))
+            for instance, connector in await scope.attachments(agent_id)
+            if policy.allows_alias(self._principal, instance.alias)
+        ]

@@ -1,0 +1,178 @@
+"""Configs between their three states: sealed in a row, shown without secrets, and released to a driver.
+
+`release` is the one place where secrets come out; test, execution and update all go through it,
+and it hands them to a provider's `Config`, whose secret fields are opaque.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from studio.contract import Provider, ProviderConfig
+from studio.contract.config import join_secrets
+from studio.errors import FieldError, InvalidConfig, OverrideNotAllowed, SecretsRequired
+from studio.models import Connector, ConnectorInstance, Sealed
+from studio.providers import load
+from studio.security.vault import Place, Vault
+
+Kind = type[Provider[Any]]
+
+
+@dataclass(frozen=True)
+class Effective:
+    """A connector as one attachment sees it, without secrets."""
+
+    kind: Kind
+    public: Mapping[str, Any]
+    override: Mapping[str, Any]
+    secrets_set: tuple[str, ...]
+    digest: str
+    """Of the override: attachments that narrow alike share a session."""
+
+    def __getitem__(self, name: str) -> Any:
+        """The value in force of a field that is not secret."""
+        return self.public[name] if name in self.public else self.kind.Config.defaults()[name]
+
+    def shown(self) -> dict[str, Any]:
+        """All non-secret fields with the values in force; unset optional ones are left out."""
+        values = {**self.kind.Config.defaults(), **self.public}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def sources(self) -> dict[str, str]:
+        """Where each shown field came from: `override`, `connector` or `default`."""
+        return {
+            name: "override" if name in self.override else "connector" if name in self.public else "default"
+            for name in self.shown()
+        }
+
+
+class Configs:
+    """Seals, shows, merges and releases configs with one vault."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        # Keyed by the tokens themselves, which are re-read from the rows for every call.
+        self._effective = lru_cache(maxsize=4096)(self._open)
+
+    def seal(self, organization_id: str, connector_id: str, version: int, config: ProviderConfig) -> Sealed:
+        """Seal a connector's config for one version of its row."""
+        public, secrets = config.split()
+        place = Place(organization_id, connector_id, "config", version)
+        return self._vault.seal(place, public, secrets, config.destination(public))
+
+    def seal_override(self, organization_id: str, instance_id: str, override: Mapping[str, Any]) -> Sealed:
+        """Seal an attachment's override; it holds no secret, and is sealed all the same."""
+        return self._vault.seal(Place(organization_id, instance_id, "override", 1), override, {}, "")
+
+    def effective(self, connector: Connector, instance: ConnectorInstance | None = None) -> Effective:
+        """What is in force for a connector, or for one attachment of it. Raises EncryptionError."""
+        override = None
+        if instance is not None and instance.config_override is not None:
+            place = Place(instance.organization_id, instance.id, "override", 1)
+            override = (place, Sealed(instance.config_override, instance.key_id or ""))
+        return self._effective(connector.provider, _place(connector), _sealed(connector), override)
+
+    def _open(self, provider: str, place: Place, sealed: Sealed, override: tuple[Place, Sealed] | None) -> Effective:
+        public, names = self._vault.open(place, sealed)
+        narrowed = self._vault.open(*override)[0] if override else {}
+        digest = hashlib.sha256(json.dumps(narrowed, sort_keys=True).encode()).hexdigest() if narrowed else ""
+        return Effective(load(provider), {**public, **narrowed}, narrowed, tuple(names), digest)
+
+    def release(self, connector: Connector, override: Mapping[str, Any] | None = None) -> ProviderConfig:
+        """The full config with its secrets, for a driver. The only way to a secret.
+
+        The secrets open for the destination that the effective config names, so an override that
+        reached a destination field would get none.
+        """
+        place, sealed, config = _place(connector), _sealed(connector), load(connector.provider).Config
+        public, _ = self._vault.open(place, sealed)
+        merged = {**public, **(override or {})}
+        secrets = self._vault.release(place, sealed, config.destination(merged))
+        return config.parse(join_secrets(merged, secrets))
+
+    def merged(self, connector: Connector, patch: Mapping[str, Any]) -> ProviderConfig:
+        """The config after a merge patch (RFC 7396).
+
+        Raises:
+            InvalidConfig: the outcome does not fit the schema.
+            SecretsRequired: a destination field changed and a secret was not given again.
+        """
+        old = self.release(connector)
+        public, secrets = old.split()
+        new = type(old).parse(merge_patch(join_secrets(public, secrets), patch))
+        changed, held = new.split()
+        if new.destination(changed) != old.destination(public):
+            kept = sorted(set(held) - _paths(patch))
+            if kept:
+                raise SecretsRequired(
+                    "the destination changed, and secrets are sealed to the one they were given for: "
+                    f"give {', '.join(kept)} again in the same update",
+                    fields=[FieldError(f"config.{name}", "must be given again") for name in kept],
+                )
+        return new
+
+    def narrowed(self, connector: Connector, override: Mapping[str, Any]) -> ProviderConfig:
+        """The config under an override. Destination fields are never on the list of what may be set.
+
+        Raises:
+            OverrideNotAllowed: a field that may not be overridden, or a value that widens.
+            InvalidConfig: a value that the schema refuses.
+        """
+        stored = self.release(connector)
+        allowed = stored.overridable()
+        wrong = [
+            FieldError(f"config_override.{name}"[:200], "may not be overridden")
+            for name in override
+            if name not in allowed
+        ]
+        if wrong:
+            may = ", ".join(allowed)
+            raise OverrideNotAllowed(f"{wrong[0].field} may not be overridden; these may: {may}", fields=wrong)
+        public, secrets = stored.split()
+        wanted = type(stored).parse(join_secrets({**public, **override}, secrets), prefix="config_override")
+        for name, rule in allowed.items():
+            if name in override and not rule.allows(stored.value(name), wanted.value(name)):
+                raise OverrideNotAllowed.at(f"config_override.{name}", rule.rule)
+        return wanted
+
+
+def parse_config(kind: Kind, raw: Mapping[str, Any]) -> ProviderConfig:
+    """Validate a new config. Raises InvalidConfig."""
+    if any(value is None for value in raw.values()):
+        empty = [FieldError(f"config.{name}", "must not be null; leave it out") for name, v in raw.items() if v is None]
+        raise InvalidConfig("the config holds null", fields=empty)
+    return kind.Config.parse(raw)
+
+
+def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """RFC 7396: objects merge, `null` removes, anything else replaces."""
+    result = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            inner = result.get(key)
+            result[key] = merge_patch(inner if isinstance(inner, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in tree.items():
+        found |= _paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+    return found
+
+
+def _place(connector: Connector) -> Place:
+    return Place(connector.organization_id, connector.id, "config", connector.version)
+
+
+def _sealed(connector: Connector) -> Sealed:
+    return Sealed(connector.config_encrypted, connector.key_id)

@@ -1,0 +1,24 @@
+"""The service: one method for each use case, the same for Python, HTTP, the command line and MCP.
+
+    service = ConnectorService()
+    connector = await service.create({...})
+    result = await service.execute_query(connector_id=connector["id"], query="SELECT 1")
+
+A service made this way is the trusted in-process caller. Every remote surface holds
+`await service.authenticate(bearer)` instead: the same methods, in one organization, under its role.
+"""
+
+from __future__ import annotations
+
+from studio.services.attachments import Attachments
+from studio.services.connectors import Connectors
+from studio.services.keys import ApiKeys
+from studio.services.operations import Operations
+
+
+class ConnectorService(Connectors, Attachments, Operations, ApiKeys):
+    """Register, test, attach and run. Dicts in, dicts out, in the documents' fields.
+
+    Made without arguments it reads `STUDIO_*`; store, schema and key come into being on first use.
+    `async with` closes it; without that, the end of `asyncio.run()` does.
+    """

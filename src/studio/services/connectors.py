@@ -1,0 +1,217 @@
+"""Use cases on connectors: create, get, list, update, delete, test, and the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+from studio import providers
+from studio.contract import Provider
+from studio.errors import BadRequest, Conflict, InvalidRequest, NotFound, StudioError
+from studio.models import Connector, Role, new_id, now
+from studio.security import policy
+from studio.services import execution, probes
+from studio.services.bound import Bound, Record
+from studio.services.configs import Kind, parse_config
+from studio.services.core import Core
+from studio.services.inputs import ConnectorChange, Listing, NewConnector, NewTest, OwnedConnector
+from studio.services.shapes import connector_dict, kind_dict
+from studio.store.store import Filters
+
+
+class Connectors(Bound):
+    """See the methods."""
+
+    async def types(self) -> Record:
+        """All kinds by connector type, and which of them this version can use (`available`)."""
+        policy.require_role(self._principal, Role.MEMBER)
+        kinds = providers.kinds()
+        built = set(providers.built())
+        return {
+            "types": {family: list(names) for family, names in kinds.items()},
+            "available": [name for names in kinds.values() for name in names if name in built],
+            "not_built_yet": [name for names in kinds.values() for name in names if name not in built],
+        }
+
+    async def describe_type(self, provider: str) -> Record:
+        """One provider: config schema, operations, what may be overridden. Raises NotFound."""
+        policy.require_role(self._principal, Role.MEMBER)
+        try:
+            return kind_dict(providers.load(provider))
+        except InvalidRequest:
+            raise NotFound("no such provider") from None
+
+    async def create(self, body: Mapping[str, Any], *, test: bool = False) -> Record:
+        """Register a connector; its config is sealed before anything is stored.
+
+        With `test`, it is tested first and stored only if that passes.
+
+        Raises:
+            InvalidRequest, InvalidConfig, BadRequest, OperationNotSupported: the input.
+            Conflict: the name is taken in this organization.
+        """
+        policy.require_role(self._principal, Role.ADMIN)
+        given, organization_id, created_by = self._owned(body)
+        kind = _kind(given.connector_type, given.provider)
+        config = parse_config(kind, given.config)
+        core = await self._home.core()
+        connector_id, time = new_id(), now()
+        sealed = core.configs.seal(organization_id, connector_id, 1, config)
+        connector = Connector(
+            id=connector_id,
+            organization_id=organization_id,
+            name=given.name,
+            connector_type=given.connector_type,
+            provider=given.provider,
+            config_encrypted=sealed.token,
+            status="active",
+            last_tested_at=None,
+            last_test_result=None,
+            last_error=None,
+            created_by=created_by,
+            created_at=time,
+            updated_at=time,
+            version=1,
+            key_id=sealed.key_id,
+        )
+        if test:
+            await self._must_pass(core, connector)
+        await core.store.scope(organization_id).add_connector(connector)
+        return connector_dict(connector, core.configs.effective(connector))
+
+    async def get(self, connector_id: str) -> Record:
+        """One connector. Raises NotFound."""
+        core, _, connector = await self._find(connector_id, Role.MEMBER)
+        return connector_dict(connector, core.configs.effective(connector))
+
+    async def list(
+        self,
+        *,
+        organization_id: str | None = None,
+        connector_type: str | None = None,
+        provider: str | None = None,
+        status: str | None = None,
+        q: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        offset: int = 0,
+    ) -> Record:
+        """A page: `{"records": […], "total": n, "next_cursor": …}`, oldest first. `limit` is 1 to 200."""
+        policy.require_role(self._principal, Role.MEMBER)
+        asked = Listing.parse(
+            {
+                "connector_type": connector_type,
+                "provider": provider,
+                "status": status,
+                "q": q,
+                "limit": limit,
+                "cursor": cursor,
+                "offset": offset,
+            }
+        )
+        core, scope = await self._scope(organization_id)
+        filters = Filters(asked.connector_type, asked.provider, asked.status, asked.q)
+        page = await scope.connectors(filters, limit=asked.limit, after=asked.cursor, offset=asked.offset)
+        records = [connector_dict(record, core.configs.effective(record)) for record in page.records]
+        return {"records": records, "total": page.total, "next_cursor": page.next_id}
+
+    async def update(
+        self, connector_id: str, body: Mapping[str, Any], *, version: int | None = None, test: bool = False
+    ) -> Record:
+        """Change name, status or config (merged, RFC 7396).
+
+        Args:
+            version: the version that the caller read; another one stored is a Conflict.
+            test: try the new config first; store only if it passes.
+
+        Raises:
+            NotFound, BadRequest, InvalidRequest, InvalidConfig, Conflict, SecretsRequired.
+        """
+        core, scope, connector = await self._find(connector_id, Role.ADMIN)
+        change = ConnectorChange.parse(body)
+        if version is not None and version != connector.version:
+            raise Conflict(f"the connector is at version {connector.version} now; read it again")
+        config = core.configs.merged(connector, change.config or {})
+        sealed = core.configs.seal(connector.organization_id, connector.id, connector.version + 1, config)
+        values = {
+            "config_encrypted": sealed.token,
+            "key_id": sealed.key_id,
+            "name": change.name or connector.name,
+            "status": change.status or connector.status,
+        }
+        if test:
+            await self._must_pass(core, replace(connector, version=connector.version + 1, **values))
+        changed = await scope.change_connector(connector.id, version=connector.version, values=values)
+        core.sessions.retire(connector.id, below=changed.version)
+        return connector_dict(changed, core.configs.effective(changed))
+
+    async def delete(self, connector_id: str) -> Record:
+        """Delete a connector and its attachments. Raises NotFound."""
+        core, scope, connector = await self._find(connector_id, Role.ADMIN)
+        used = await scope.instances_of(connector.id)
+        await scope.remove_connector(connector.id)
+        core.sessions.retire(connector.id)
+        return {"message": "Connector deleted", "id": connector.id, "detached": len(used)}
+
+    async def preview_delete(self, connector_id: str) -> Record:
+        """What deleting would break: the attachments, with their agents. Raises NotFound."""
+        _, scope, connector = await self._find(connector_id, Role.ADMIN)
+        used = await scope.instances_of(connector.id)
+        return {
+            "dry_run": True,
+            "id": connector.id,
+            "instances": [{"id": i.id, "agent_id": i.agent_id, "alias": i.alias} for i in used],
+            "agents": sorted({instance.agent_id for instance in used}),
+        }
+
+    async def test_connection(self, connector_id: str) -> Record:
+        """Test a connector and keep the outcome on its record; a failing test is an answer, not an error."""
+        core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
+        answer, error = await self._probe(core, connector)
+        await scope.record_test(connector, succeeded=error is None, error=error.message if error else None)
+        return answer
+
+    async def test_config(self, body: Mapping[str, Any]) -> Record:
+        """Test a config without saving it."""
+        policy.require_role(self._principal, Role.ADMIN)
+        given = NewTest.parse(body)
+        kind = _kind(given.connector_type, given.provider)
+        config = parse_config(kind, given.config)
+        core = await self._home.core()
+
+        async def opener(stack: AsyncExitStack) -> Provider[Any]:
+            provider: Provider[Any] = kind(config, network=core.egress)
+            await provider.open(stack)
+            return provider
+
+        answer, _ = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
+        return answer
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def _owned(self, body: Mapping[str, Any]) -> tuple[NewConnector, str, str]:
+        """The body, for which organization, and by whom: a remote caller's own, or as the program says."""
+        if self._principal.organization_id is not None:
+            return NewConnector.parse(body), self._principal.organization_id, self._principal.subject
+        owned = OwnedConnector.parse(body)
+        return owned, owned.organization_id, owned.created_by
+
+    async def _probe(self, core: Core, connector: Connector) -> tuple[Record, StudioError | None]:
+        target = execution.Target(connector, None, core.configs.effective(connector))
+        timeout_s = min(target.timeout_s, core.settings.max_timeout_s)
+        return await probes.test(lambda stack: execution.open_provider(core, target, stack), timeout_s=timeout_s)
+
+    async def _must_pass(self, core: Core, connector: Connector) -> None:
+        _, error = await self._probe(core, connector)
+        if error is not None:
+            raise error
+
+
+def _kind(connector_type: str, provider: str) -> Kind:
+    """The provider class. Raises BadRequest where it is not of that type."""
+    kind_types = {name: family for family, names in providers.kinds().items() for name in names}
+    if kind_types.get(provider, connector_type) != connector_type:
+        raise BadRequest.at("provider", f"is not of the type {connector_type}")
+    return providers.load(provider)

@@ -1,0 +1,161 @@
+"""One governed operation: resolve, look up, decide, lease, run; the same for test, query and stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from studio.contract import Operation, Provider, Result
+from studio.contract.provider import Capped, capped
+from studio.errors import BadRequest, Inactive, NotFound, OperationNotSupported, PoolBusy, Timeout
+from studio.models import Connector, ConnectorInstance, Principal
+from studio.security import policy
+from studio.services.configs import Effective
+from studio.services.core import Core
+from studio.services.sessions import SessionKey
+from studio.store.store import Scope
+
+NO_ALIAS = "no connector is attached to this agent under this alias"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a call is about: a connector, through an attachment or directly."""
+
+    connector: Connector
+    instance: ConnectorInstance | None
+    effective: Effective
+
+    @property
+    def timeout_s(self) -> float:
+        """Deadline of one operation here, before the server's ceiling."""
+        return float(self.effective["timeout_s"])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A call that policy has allowed: the operation and its validated arguments."""
+
+    target: Target
+    operation: Operation
+    arguments: Mapping[str, Any]
+
+
+async def by_alias(core: Core, scope: Scope, principal: Principal, agent_id: str, alias: str) -> Target:
+    """The connector that an agent knows under an alias. Raises NotFound."""
+    found = await scope.attachments(agent_id, alias) if policy.allows_alias(principal, alias) else []
+    if not found:
+        raise NotFound(NO_ALIAS)
+    if len(found) > 1:
+        raise BadRequest("several organizations have such an agent and alias: name the organization_id")
+    instance, connector = found[0]
+    return Target(connector, instance, core.configs.effective(connector, instance))
+
+
+def plan(principal: Principal, target: Target, name: str, arguments: Mapping[str, Any]) -> Planned:
+    """Look the operation up, validate its arguments, and ask policy.
+
+    Raises:
+        OperationNotSupported, InvalidRequest, Inactive, ReadOnly, Forbidden.
+    """
+    operation = target.effective.kind.operation(name)
+    if target.connector.status == "inactive":
+        raise Inactive("the connector is switched off; an admin can set its status to active")
+    parsed = operation.parse(arguments)
+    policy.require_effect(
+        principal,
+        operation.effect_of(parsed),
+        read_only=bool(target.effective["read_only"]),
+        attached=target.instance is not None,
+    )
+    return Planned(target, operation, parsed)
+
+
+def plan_query(principal: Principal, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
+    """As `plan`, for a statement in the provider's own language."""
+    name, arguments = target.effective.kind.native(query, params)
+    return plan(principal, target, name, arguments)
+
+
+async def run(core: Core, planned: Planned) -> Result:
+    """Run it under one deadline, rows up to the caps.
+
+    Raises:
+        PoolBusy: the deadline passed while the call waited for a session; nothing was sent.
+        Timeout: it passed later; the work upstream was cancelled.
+        StudioError: what the provider answers.
+    """
+    start = time.perf_counter()
+    began = False
+    try:
+        async with asyncio.timeout(_deadline(core, planned.target)), _leased(core, planned.target) as provider:
+            began = True
+            result = await provider.run(planned.operation, planned.arguments)
+    except TimeoutError as exc:
+        raise _late(planned.target, began) from exc
+    result.execution_time_ms = (time.perf_counter() - start) * 1000
+    return result
+
+
+async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
+    """The rows in batches, in constant memory, under the same deadline and caps as `run`.
+
+    The reader's own slowness counts: one deadline covers the work, reading and sending.
+    """
+    if not planned.operation.rows:
+        raise OperationNotSupported(
+            f"operation {planned.operation.name} does not return rows, so it cannot be streamed"
+        )
+    until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
+    batches = _batches(core, planned)
+    async with aclosing(batches):
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    part = await anext(batches, None)
+            except TimeoutError as exc:
+                raise _late(planned.target, True) from exc
+            if part is None:
+                return
+            yield part
+
+
+async def _batches(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
+    async with _leased(core, planned.target) as provider:
+        parts = capped(provider.stream(planned.operation, planned.arguments), provider.config)
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+
+
+@asynccontextmanager
+async def _leased(core: Core, target: Target) -> AsyncIterator[Provider[Any]]:
+    key = SessionKey(target.connector.id, target.connector.version, target.effective.digest)
+    size = int(target.effective["pool_size"])
+    async with core.sessions.lease(key, size, lambda stack: open_provider(core, target, stack)) as provider:
+        yield provider
+
+
+async def open_provider(core: Core, target: Target, stack: AsyncExitStack) -> Provider[Any]:
+    """Release the config to a new session of its provider."""
+    config = core.configs.release(target.connector, target.effective.override)
+    provider: Provider[Any] = target.effective.kind(config, network=core.egress)
+    await provider.open(stack)
+    return provider
+
+
+def _deadline(core: Core, target: Target) -> float:
+    return min(target.timeout_s, core.settings.max_timeout_s)
+
+
+def _late(target: Target, began: bool) -> Timeout | PoolBusy:
+    if began:
+        return Timeout(
+            f"the operation did not finish within timeout_s={target.timeout_s:g}; its work was cancelled. "
+            "Ask for less, or have the connector's timeout_s raised"
+        )
+    return PoolBusy("every session of this connector stayed in use until the deadline; try again", retry_after_s=1)

@@ -1,0 +1,93 @@
+"""API keys: making one, and telling whose a presented one is."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from studio.errors import InvalidRequest, Unauthenticated
+from studio.models import ApiKey, Effect, Principal, Role, new_id, now
+from studio.security import tokens
+from studio.services.inputs import NewKey
+from studio.services.shapes import key_dict
+from studio.store.engine import Database
+from studio.store.keys import Keys
+
+_TOUCH_EVERY = timedelta(minutes=1)
+UNKNOWN = "the API key is missing, unknown, expired or revoked; send it as Authorization: Bearer <key>"
+
+
+def _drafted(body: NewKey, organization_id: str, created_by: str) -> tuple[ApiKey, str]:
+    if (body.role is None) == (body.agent_id is None):
+        raise InvalidRequest.at("role", "give either role (a person or service) or agent_id (an agent's own key)")
+    if body.agent_id is None and (body.aliases or body.effects):
+        raise InvalidRequest.at("agent_id", "aliases and effects limit an agent's key; give agent_id")
+    token = tokens.new_token()
+    key = ApiKey(
+        id=new_id(),
+        organization_id=organization_id,
+        prefix=token.prefix,
+        digest=token.digest,
+        name=body.name,
+        role=body.role.value if body.role else None,
+        agent_id=body.agent_id,
+        aliases=",".join(body.aliases) if body.aliases else None,
+        effects=",".join(body.effects) if body.effects else None,
+        created_by=created_by,
+        created_at=now(),
+        expires_at=body.expires_at,
+        last_used_at=None,
+        revoked_at=None,
+    )
+    return key, token.text
+
+
+async def create(database: Database, body: NewKey, *, organization_id: str, created_by: str) -> dict[str, Any]:
+    """Make a key. The answer is the only place where its text (`key`) ever stands."""
+    key, text = _drafted(body, organization_id, created_by)
+    await Keys(database).add(key)
+    return {**key_dict(key), "key": text}
+
+
+async def create_first(database: Database, organization_id: str) -> str | None:
+    """An admin key for a store that has no key at all; None where it has."""
+    body = NewKey(name="first admin", role=Role.ADMIN)
+    key, text = _drafted(body, organization_id, "first start")
+    return text if await Keys(database).add_first(key) else None
+
+
+async def identify(database: Database, text: str | None, background: set[asyncio.Task[Any]]) -> Principal:
+    """Whose key this is, re-read from its row.
+
+    Raises:
+        Unauthenticated: with one message for every reason.
+    """
+    prefix = tokens.prefix_of(text or "")
+    key = await Keys(database).by_prefix(prefix) if prefix else None
+    time = now()
+    if (
+        key is None
+        or not tokens.matches(text or "", key.digest)
+        or key.revoked_at is not None
+        or (key.expires_at is not None and key.expires_at <= time)
+    ):
+        raise Unauthenticated(UNKNOWN)
+    _note_use(database, key, background)
+    return Principal(
+        organization_id=key.organization_id,
+        subject=f"key:{key.id}",
+        role=Role(key.role) if key.role else Role.MEMBER,
+        agent_id=key.agent_id,
+        aliases=frozenset(key.aliases.split(",")) if key.aliases else None,
+        effects=frozenset(map(Effect, key.effects.split(","))) if key.effects else None,
+    )
+
+
+def _note_use(database: Database, key: ApiKey, background: set[asyncio.Task[Any]]) -> None:
+    """`last_used_at` is exact to a minute; writing it does not hold the call up."""
+    before = (datetime.now(UTC) - _TOUCH_EVERY).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if key.last_used_at is None or key.last_used_at < before:
+        task = asyncio.create_task(Keys(database).touch(key.id, before=before))
+        background.add(task)
+        task.add_done_callback(background.discard)

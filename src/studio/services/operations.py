@@ -1,0 +1,107 @@
+"""Use cases that run operations: query, execute, stream, and what an alias can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from studio.contract.provider import Capped
+from studio.errors import InvalidRequest
+from studio.models import Effect, Result, ResultDict, Role
+from studio.security import policy
+from studio.services import execution
+from studio.services.bound import Bound, Record
+from studio.services.execution import Planned, Target
+from studio.services.inputs import agent_id_of
+
+
+class Operations(Bound):
+    """See the methods."""
+
+    async def execute_query(
+        self,
+        connector_id: str | None = None,
+        query: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> ResultDict:
+        """Run a statement in the provider's own language, on a connector or on an agent's alias.
+
+        Raises:
+            StudioError: any of them; see `contract.md` for the codes.
+        """
+        target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        return (await self.run(execution.plan_query(self._principal, target, query, params))).to_dict()
+
+    async def execute(
+        self,
+        operation: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        connector_id: str | None = None,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> ResultDict:
+        """Run one operation with its arguments, on a connector or on an agent's alias."""
+        target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        return (await self.run(execution.plan(self._principal, target, operation, arguments or {}))).to_dict()
+
+    async def operations(
+        self,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        *,
+        connector_id: str | None = None,
+        organization_id: str | None = None,
+    ) -> list[Record]:
+        """The operations that this caller may run there, with their schemas."""
+        target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        read_only = bool(target.effective["read_only"])
+        return [
+            operation.describe()
+            for operation in target.effective.kind.operations.values()
+            if not isinstance(operation.effect, Effect)
+            or policy.allows(self._principal, operation.effect, read_only=read_only)
+        ]
+
+    # -- for surfaces that encode results themselves --------------------------------------------
+
+    async def target(
+        self,
+        connector_id: str | None = None,
+        *,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> Target:
+        """What a call is about: a connector by id, or an agent's alias. Raises NotFound, Forbidden."""
+        if connector_id is not None:
+            core, _, connector = await self._find(connector_id, Role.DEVELOPER)
+            return Target(connector, None, core.configs.effective(connector))
+        if agent_id is None or alias is None:
+            raise InvalidRequest.at("connector_id", "give connector_id, or agent_id and alias")
+        policy.require_agent(self._principal, agent_id_of(agent_id), Role.DEVELOPER)
+        core, scope = await self._scope(organization_id)
+        return await execution.by_alias(core, scope, self._principal, agent_id, alias)
+
+    def plan(self, target: Target, operation: str, arguments: Mapping[str, Any]) -> Planned:
+        """Look an operation up and ask policy; see `execution.plan`."""
+        return execution.plan(self._principal, target, operation, arguments)
+
+    def plan_query(self, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
+        """The same for a statement in the provider's own language."""
+        return execution.plan_query(self._principal, target, query, params)
+
+    async def run(self, planned: Planned) -> Result:
+        """Run what was planned; rows stay tuples."""
+        return await execution.run(await self._home.core(), planned)
+
+    async def stream(self, planned: Planned) -> AsyncGenerator[Capped, None]:
+        """The rows of what was planned, batch by batch, in constant memory."""
+        core = await self._home.core()
+        async for part in execution.stream(core, planned):
+            yield part

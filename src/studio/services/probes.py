@@ -1,0 +1,72 @@
+"""Connection tests: through the same release, gate and provider as execution, on a session of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Any
+
+from studio.contract import Probe, Provider
+from studio.errors import StudioError, Timeout
+
+GENERAL_FIXES = {
+    "resolve": "check the spelling of the host name, and that this machine's DNS knows it",
+    "connect": "check host and port, that the server runs, and that no firewall stands between",
+    "tls": "check the ssl settings: the CA that signed the server's certificate, and the host name in it",
+    "login": "check username, password and database",
+    "auth_failed": "check username and password; after a change of password, update the connector",
+    "egress_denied": "an operator can open the range with STUDIO_EGRESS_ALLOW",
+    "timeout": "a firewall may drop the packets; check host and port, or raise connect_timeout_s",
+}
+Opener = Callable[[AsyncExitStack], Awaitable[Provider[Any]]]
+
+
+async def test(opener: Opener, *, timeout_s: float) -> tuple[dict[str, Any], StudioError | None]:
+    """Test a connection.
+
+    Returns:
+        The public answer (`success`, `message`, `latency_ms`, `stages`, `privileges`), and the error of
+        a test that failed.
+    """
+    probe, start = Probe(), time.perf_counter()
+    error: StudioError | None = None
+    fixes: dict[str, str] = dict(GENERAL_FIXES)
+    try:
+        async with AsyncExitStack() as stack, asyncio.timeout(timeout_s):
+            provider = await opener(stack)
+            fixes.update(provider.fixes)
+            try:
+                await provider.probe(probe)
+            except Exception as exc:
+                raise provider.error(exc) from exc
+    except TimeoutError:
+        error = Timeout(f"no answer within {timeout_s:g} s")
+    except StudioError as exc:
+        error = exc
+    if error is not None:
+        _explain(probe, error, fixes)
+    return {
+        "success": error is None,
+        "message": "Connection successful" if error is None else error.message,
+        "latency_ms": round((time.perf_counter() - start) * 1000, 3),
+        "stages": [_shown(asdict(stage)) for stage in probe.stages],
+        "privileges": probe.privileges,
+        **({} if error is None else {"code": error.code, "retryable": error.retryable}),
+    }, error
+
+
+def _explain(probe: Probe, error: StudioError, fixes: dict[str, str]) -> None:
+    failed = next((stage for stage in probe.stages if not stage.ok), None)
+    if failed is None:
+        with probe.stage("open") as failed:
+            failed.ok = False
+    failed.detail = error.message
+    failed.fix = fixes.get(error.code) or fixes.get(failed.name)
+
+
+def _shown(stage: dict[str, Any]) -> dict[str, Any]:
+    stage["ms"] = round(stage["ms"], 3)
+    return {name: value for name, value in stage.items() if value is not None}

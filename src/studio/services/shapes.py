@@ -1,0 +1,83 @@
+"""Records as callers see them: the documents' fields in their order, and never a sealed one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.contract import Provider
+from studio.models import ApiKey, Connector, ConnectorInstance
+from studio.services.configs import Effective
+
+
+def connector_dict(connector: Connector, effective: Effective) -> dict[str, Any]:
+    """A connector: `config` holds the non-secret fields in force, `secrets_set` names the others."""
+    return {
+        "id": connector.id,
+        "organization_id": connector.organization_id,
+        "name": connector.name,
+        "connector_type": connector.connector_type,
+        "provider": connector.provider,
+        "config": effective.shown(),
+        "secrets_set": list(effective.secrets_set),
+        "status": connector.status,
+        "last_tested_at": connector.last_tested_at,
+        "last_test_result": connector.last_test_result,
+        "last_error": connector.last_error,
+        "created_by": connector.created_by,
+        "created_at": connector.created_at,
+        "updated_at": connector.updated_at,
+        "version": connector.version,
+    }
+
+
+def instance_dict(instance: ConnectorInstance, connector: Connector, effective: Effective) -> dict[str, Any]:
+    """An attachment, its connector in short, and its effective non-secret config with each field's source."""
+    return {
+        "id": instance.id,
+        "connector_id": instance.connector_id,
+        "agent_id": instance.agent_id,
+        "alias": instance.alias,
+        "created_at": instance.created_at,
+        "connector": {
+            "id": connector.id,
+            "name": connector.name,
+            "connector_type": connector.connector_type,
+            "provider": connector.provider,
+            "status": connector.status,
+        },
+        "config": effective.shown(),
+        "config_sources": effective.sources(),
+    }
+
+
+def key_dict(key: ApiKey) -> dict[str, Any]:
+    """An API key without its hash."""
+    return {
+        "id": key.id,
+        "organization_id": key.organization_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "role": key.role,
+        "agent_id": key.agent_id,
+        "aliases": key.aliases.split(",") if key.aliases else None,
+        "effects": key.effects.split(",") if key.effects else None,
+        "created_by": key.created_by,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+def kind_dict(kind: type[Provider[Any]]) -> dict[str, Any]:
+    """A provider: its config's JSON Schema (secrets are `writeOnly`), operations, and what may be overridden."""
+    config = kind.Config
+    return {
+        "provider": kind.kind,
+        "connector_type": kind.family,
+        "description": (kind.__doc__ or "").strip().split("\n\n")[0],
+        "config_schema": config.model_json_schema(by_alias=True),
+        "destination_fields": config.destination_fields(),
+        "overridable": {name: mark.rule for name, mark in config.overridable().items()},
+        "operations": [operation.describe() for operation in kind.operations.values()],
+    }
