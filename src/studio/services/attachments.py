@@ -26,8 +26,13 @@ class Attachments(Bound):
             NotFound, InvalidRequest, InvalidConfig, OverrideNotAllowed.
             Conflict: the agent has this alias already.
         """
+        body = {"agent_id": agent_id, "alias": alias, "config_override": config_override}
+        return await self.attach(connector_id, body)
+
+    async def attach(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """As `attach_to_agent`, with the fields in one mapping; unknown ones are refused."""
         core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
-        given = NewAttachment.parse({"agent_id": agent_id, "alias": alias, "config_override": config_override})
+        given = NewAttachment.parse(body)
         instance_id, sealed = new_id(), None
         if given.config_override:
             core.configs.narrowed(connector, given.config_override)

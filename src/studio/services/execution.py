@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from studio.contract import Operation, Provider, Result
 from studio.contract.provider import Capped, capped
-from studio.errors import BadRequest, Inactive, NotFound, OperationNotSupported, PoolBusy, Timeout
+from studio.errors import BadRequest, Inactive, NotFound, OperationNotSupported, PoolBusy, StudioError, Timeout
 from studio.models import Connector, ConnectorInstance, Principal
 from studio.security import policy
+from studio.services import metrics
 from studio.services.configs import Effective
 from studio.services.core import Core
 from studio.services.sessions import SessionKey
@@ -89,15 +90,15 @@ async def run(core: Core, planned: Planned) -> Result:
         Timeout: it passed later; the work upstream was cancelled.
         StudioError: what the provider answers.
     """
-    start = time.perf_counter()
     began = False
-    try:
-        async with asyncio.timeout(_deadline(core, planned.target)), _leased(core, planned.target) as provider:
-            began = True
-            result = await provider.run(planned.operation, planned.arguments)
-    except TimeoutError as exc:
-        raise _late(planned.target, began) from exc
-    result.execution_time_ms = (time.perf_counter() - start) * 1000
+    with _measured(planned) as clock:
+        try:
+            async with asyncio.timeout(_deadline(core, planned.target)), _leased(core, planned.target) as provider:
+                began = True
+                result = await provider.run(planned.operation, planned.arguments)
+        except TimeoutError as exc:
+            raise _late(planned.target, began) from exc
+        result.execution_time_ms = clock() * 1000
     return result
 
 
@@ -112,16 +113,35 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
         )
     until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
     batches = _batches(core, planned)
-    async with aclosing(batches):
-        while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    part = await anext(batches, None)
-            except TimeoutError as exc:
-                raise _late(planned.target, True) from exc
-            if part is None:
-                return
-            yield part
+    with _measured(planned):
+        async with aclosing(batches):
+            while True:
+                try:
+                    async with asyncio.timeout_at(until):
+                        part = await anext(batches, None)
+                except TimeoutError as exc:
+                    raise _late(planned.target, True) from exc
+                if part is None:
+                    return
+                yield part
+
+
+@contextmanager
+def _measured(planned: Planned) -> Iterator[Callable[[], float]]:
+    """Count the operation and its outcome; gives a clock in seconds."""
+    start = time.perf_counter()
+    outcome = "ok"
+    try:
+        yield lambda: time.perf_counter() - start
+    except StudioError as exc:
+        outcome = exc.code
+        raise
+    except BaseException:
+        outcome = "cancelled"
+        raise
+    finally:
+        kind = planned.target.effective.kind.kind
+        metrics.record(kind, planned.operation.name, outcome, time.perf_counter() - start)
 
 
 async def _batches(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:

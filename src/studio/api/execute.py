@@ -1,0 +1,184 @@
+"""The hot routes, as a small ASGI application beside the management API.
+
+`POST /api/v1/connectors/{id}/query` and `…/operations/{operation}`, and the same below
+`/api/v1/agents/{agent_id}/connectors/{alias}`. They share the service and the errors with the
+other routes, and leave out what costs more than the work itself: routing tables, dependency
+injection and response models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from studio.api import problems
+from studio.api.auth import bearer_of
+from studio.api.schemas import PROBLEMS, RESULT, inline
+from studio.api.wire import ClientGone, Receive, json_object, read_body
+from studio.contract.provider import Capped
+from studio.models import Result
+from studio.services.connector_service import ConnectorService
+from studio.services.execution import Planned
+from studio.services.inputs import NewQuery
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+NDJSON = "application/x-ndjson"
+_PATH = re.compile(
+    r"/api/v1/(?:connectors/(?P<connector_id>[^/]+)|agents/(?P<agent_id>[^/]+)/connectors/(?P<alias>[^/]+))"
+    r"/(?:query|operations/(?P<operation>[^/]+))"
+)
+_END = "$result"
+
+
+def match(scope: Scope) -> re.Match[str] | None:
+    """The parts of a hot route's path, else None."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    return _PATH.fullmatch(scope["path"])
+
+
+class Execute:
+    """Parse, call, shape: one operation for one request."""
+
+    def __init__(self, service: ConnectorService, max_body_bytes: int) -> None:
+        self._service = service
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, parts: re.Match[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request; a client that goes away cancels its work."""
+        headers = dict(scope["headers"])
+        try:
+            caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
+            body = json_object(await read_body(receive, self._max_body_bytes) or b"{}")
+            planned = await self._plan(caller, parts.groupdict(), body)
+            async with _until_client_goes(receive):
+                if NDJSON in headers.get(b"accept", b"").decode("latin-1"):
+                    await _stream(caller.stream(planned), send)
+                else:
+                    await _send(send, 200, {"content-type": "application/json"}, encode(await caller.run(planned)))
+        except ClientGone:
+            return
+        except Exception as exc:
+            await _send(send, *problems.problem(problems.as_studio(exc)))
+
+    async def _plan(self, caller: ConnectorService, parts: Mapping[str, str | None], body: dict[str, Any]) -> Planned:
+        names = {name: unquote(value) for name, value in parts.items() if value is not None}
+        operation = names.pop("operation", None)
+        target = await caller.target(**names)
+        if operation is not None:
+            return caller.plan(target, operation, body)
+        given = NewQuery.parse(body)
+        return caller.plan_query(target, given.query, given.params)
+
+
+def encode(result: Result) -> bytes:
+    """A result in its public form."""
+    return orjson.dumps(result.to_dict())
+
+
+class _until_client_goes:  # noqa: N801 - reads as a phrase
+    """Cancels the body of the `async with` when the client closes its connection."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watch = asyncio.create_task(self._wait())
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        self._watch.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            assert self._task is not None
+            self._task.uncancel()
+            raise ClientGone
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()
+
+
+async def _send(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(parts: AsyncGenerator[Capped, None], send: Send) -> None:
+    """Rows as NDJSON, one object a line, then one line under `$result` that says how it ended.
+
+    A stream without that line was cut. An error before the first row is an ordinary problem
+    document; after it, it stands in the last line.
+    """
+    count, truncated, began = 0, False, False
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                if not began:
+                    began = True
+                    await send(_start(NDJSON))
+                count, truncated = count + len(part.rows), part.truncated
+                names = [column["name"] for column in part.columns]
+                lines = [orjson.dumps(dict(zip(names, row, strict=True))) for row in part.rows]
+                await send(_chunk(b"\n".join([*lines, b""]), more=True))
+        end: dict[str, Any] = {"success": True, "row_count": count, "truncated": truncated}
+    except Exception as exc:
+        if not began:
+            raise
+        end = {"success": False, "row_count": count, **orjson.loads(problems.problem(problems.as_studio(exc))[2])}
+    if not began:
+        await send(_start(NDJSON))
+    await send(_chunk(orjson.dumps({_END: end}) + b"\n", more=False))
+
+
+def _start(media_type: str) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", media_type.encode())]}
+
+
+def _chunk(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def openapi_paths() -> dict[str, Any]:
+    """The hot routes' part of the OpenAPI document."""
+    answers = {
+        "200": {
+            "description": "The result; with Accept: application/x-ndjson its rows as a stream",
+            "content": {"application/json": {"schema": RESULT}, NDJSON: {"schema": {"type": "string"}}},
+        },
+        **PROBLEMS,
+    }
+    query = {"required": True, "content": {"application/json": {"schema": inline(NewQuery)}}}
+    free = {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}}
+    bases = {"/api/v1/connectors/{connector_id}": ("connectors", ["connector_id"]),
+             "/api/v1/agents/{agent_id}/connectors/{alias}": ("agents", ["agent_id", "alias"])}  # fmt: skip
+    paths: dict[str, Any] = {}
+    for base, (tag, names) in bases.items():
+        for tail, more, body in (("/query", [], query), ("/operations/{operation}", ["operation"], free)):
+            parameters = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names + more
+            ]
+            paths[base + tail] = {
+                "post": {
+                    "tags": [tag],
+                    "summary": "Run an operation" if more else "Run a query",
+                    "operationId": f"{tag}_{'operation' if more else 'query'}",
+                    "parameters": parameters,
+                    "requestBody": body,
+                    "responses": answers,
+                    "security": [{"HTTPBearer": []}],
+                }
+            }
+    return paths

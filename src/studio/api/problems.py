@@ -1,0 +1,127 @@
+"""Errors as RFC 9457 problem documents: the one table from our errors to HTTP."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from studio import errors
+from studio.errors import FieldError, StudioError
+from studio.models import new_id
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[StudioError], int] = {
+    errors.NotFound: 404,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.InvalidRequest: 422,
+    errors.BadRequest: 400,
+    errors.TooLarge: 413,
+    errors.InvalidConfig: 422,
+    errors.Conflict: 409,
+    errors.SecretsRequired: 409,
+    errors.OverrideNotAllowed: 422,
+    errors.Inactive: 409,
+    errors.ReadOnly: 403,
+    errors.OperationNotSupported: 422,
+    errors.EgressDenied: 403,
+    errors.Unreachable: 502,
+    errors.AuthFailed: 502,
+    errors.Timeout: 504,
+    errors.UpstreamError: 502,
+    errors.PoolBusy: 429,
+    errors.RateLimited: 429,
+    errors.ResultBlocked: 502,
+    errors.EncryptionError: 500,
+    errors.Internal: 500,
+}
+_TITLES = {
+    400: "Bad request", 401: "Unauthenticated", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
+    409: "Conflict", 413: "Too large", 422: "Unprocessable", 429: "Too many requests", 500: "Internal error",
+    502: "Upstream failed", 503: "Not ready", 504: "Upstream too slow",
+}  # fmt: skip
+
+
+def status_of(error: StudioError) -> int:
+    """The HTTP status of an error: its class's row, or its nearest parent's."""
+    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
+
+
+def as_studio(exc: Exception) -> StudioError:
+    """Any exception as one of ours; what is not ours is logged by class and place, never by its text."""
+    if isinstance(exc, StudioError):
+        return exc
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    logger.error("unexpected %s at %s", type(exc).__name__, where)
+    return errors.Internal("something went wrong inside the service; its log names the place")
+
+
+def problem(error: StudioError, status: int | None = None) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an error."""
+    status = status or status_of(error)
+    # One answer for everything that is not found: the same bytes but for the request's own id,
+    # which therefore travels in a header only.
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _TITLES.get(status, "Error"),
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "retryable": error.retryable,
+    }
+    request_id = new_id()
+    if status != 404:
+        document["request_id"] = request_id
+    if error.fields:
+        document["errors"] = [{"field": entry.field, "message": entry.message} for entry in error.fields]
+    headers = {"content-type": "application/problem+json", "x-request-id": request_id}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return status, headers, orjson.dumps(document)
+
+
+def respond(error: StudioError, status: int | None = None) -> Response:
+    """The error as a Starlette response."""
+    status, headers, body = problem(error, status)
+    return Response(body, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the management routes as a problem document."""
+
+    @app.exception_handler(StudioError)
+    async def _ours(_request: Request, exc: Exception) -> Response:
+        return respond(as_studio(exc))
+
+    @app.exception_handler(Exception)
+    async def _defect(_request: Request, exc: Exception) -> Response:
+        return respond(as_studio(exc))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)
+        fields = [
+            FieldError(".".join(str(part) for part in error["loc"][1:]) or "body", error["msg"])
+            for error in exc.errors()
+        ]
+        said = "; ".join(f"{entry.field}: {entry.message}" for entry in fields)
+        return respond(errors.InvalidRequest(said, fields=fields))
+
+    @app.exception_handler(HTTPException)
+    async def _routing(_request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        if exc.status_code == 404:
+            return respond(errors.NotFound("no such route"))
+        return respond(errors.BadRequest(str(exc.detail)), exc.status_code)

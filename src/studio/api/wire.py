@@ -1,0 +1,105 @@
+"""Bytes in and out: strict JSON with a bound, and answers without a detour through models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+import orjson
+from starlette.responses import Response
+
+from studio.errors import BadRequest, TooLarge
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_MAX_INTEGER = 2**63
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises TooLarge past `limit` bytes, ClientGone."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise TooLarge.at("body", f"is larger than {limit} bytes")
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object (RFC 8259) as I-JSON (RFC 7493): UTF-8, no duplicate names, 64-bit integers.
+
+    NUL characters, lone surrogates, NaN and Infinity are refused as well: they mean different
+    things to different upstreams.
+
+    Raises:
+        BadRequest: naming the field where there is one.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
+        )
+    except UnicodeDecodeError as exc:
+        raise BadRequest.at("body", "is not UTF-8") from exc
+    except RecursionError as exc:
+        raise BadRequest.at("body", "is nested too deeply") from exc
+    except ValueError as exc:
+        raise BadRequest.at("body", "is not JSON") from exc
+    if not isinstance(value, dict):
+        raise BadRequest.at("body", "must be a JSON object")
+    if _SUSPECT.search(body):
+        _refuse_unsafe_text(value, "")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest.at(_printable(twice), "stands twice in one object")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -_MAX_INTEGER <= (value := int(text)) < _MAX_INTEGER:
+        raise BadRequest.at("body", "holds an integer past 64 bits; send it as a string")
+    return value
+
+
+def _constant(_text: str) -> NoReturn:
+    raise BadRequest.at("body", "holds NaN or Infinity, which JSON does not have")
+
+
+def _refuse_unsafe_text(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            where = f"{path}.{_printable(key)}" if path else _printable(key)
+            _refuse_unsafe_text(key, where)
+            _refuse_unsafe_text(item, where)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_unsafe_text(item, f"{path}.{number}")
+    elif isinstance(value, str) and ("\x00" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+        raise BadRequest.at(path, "holds a NUL character or half of a surrogate pair")
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isprintable() and not "\ud800" <= char <= "\udfff" else "?" for char in name[:100])
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer of a value that is plain already."""
+    return Response(orjson.dumps(value), status, dict(headers or {}), media_type="application/json")

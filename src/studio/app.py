@@ -1,0 +1,64 @@
+"""The HTTP application: management routes in FastAPI, the hot routes beside them, one service behind both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from studio import __version__
+from studio.api import agents, connectors, execute, keys, problems, system
+from studio.api.execute import Execute, Scope, Send
+from studio.api.wire import Receive
+from studio.services.connector_service import ConnectorService
+from studio.settings import Settings
+
+
+class Application:
+    """An ASGI application. Hot routes are matched first and touch no framework."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.service = ConnectorService(self.settings)
+        self.management = _management(self.service, self.settings)
+        self._execute = Execute(self.service, self.settings.max_body_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope (ASGI 3)."""
+        parts = execute.match(scope)
+        if parts is not None:
+            await self._execute(parts, scope, receive, send)
+        else:
+            await self.management(scope, receive, send)
+
+
+def _management(service: ConnectorService, settings: Settings) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    app = FastAPI(
+        title="Studio Connectors",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service, app.state.settings = service, settings
+    for module in (connectors, agents, keys, system):
+        app.include_router(module.router)
+    problems.install(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schema["paths"].update(execute.openapi_paths())
+        app.openapi_schema = schema
+    return app.openapi_schema
