@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -145,3 +145,21 @@ def _comment_end(text: str, at: int, nested: bool) -> int:
         else:
             at += 1
     raise InvalidRequest.at("query", "has a comment that does not end")
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Column names that can be the keys of one object: a second `a` becomes `a_2`."""
+    given = list(names)
+    if len(set(given)) == len(given):
+        return given
+    taken, numbers = set(given), dict[str, int]()
+    unique = []
+    for name in given:
+        number = numbers.get(name, 0) + 1
+        candidate = name
+        while number > 1 and (candidate := f"{name}_{number}") in taken:
+            number += 1
+        numbers[name] = number
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique
