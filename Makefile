@@ -1,0 +1,43 @@
+# Every target sets up what it needs on a fresh machine with Python 3.11, pip, npm, apt and root.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+ARGS ?=
+
+.PHONY: help setup servers run test test-fast check format docs bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml uv.lock scripts/setup.sh
+	@bash scripts/setup.sh $(VENV)
+	@touch $(STAMP)
+
+setup: $(STAMP) ## Make .venv from the lock file
+
+servers: ## Install the real servers that the tests start (Debian packages)
+	@bash scripts/servers.sh
+
+run: $(STAMP) ## Walk through the document once, then serve (ARGS=--once ends after the walk)
+	@$(RUN)/python scripts/walk.py $(ARGS)
+
+test: $(STAMP) servers ## Everything, against real servers
+	@$(RUN)/python -m pytest $(ARGS)
+
+test-fast: $(STAMP) ## What needs no server
+	@$(RUN)/python -m pytest -m "not server" $(ARGS)
+
+check: $(STAMP) ## Lint, types, import directions, docs up to date
+	@$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/mypy && $(RUN)/lint-imports --no-cache
+	@$(RUN)/python scripts/matrix.py --check
+
+docs: $(STAMP) ## Regenerate the generated pages
+	@$(RUN)/python scripts/matrix.py
+
+format: $(STAMP) ## Format the code
+	@$(RUN)/ruff check --fix-only -q . && $(RUN)/ruff format .
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .pytest_cache
