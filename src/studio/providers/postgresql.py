@@ -1,0 +1,255 @@
+"""PostgreSQL, from version 10, and what speaks its protocol: SQL with `:name` parameters.
+
+A read runs in a read-only transaction that is always rolled back, after PostgreSQL's own grammar
+found it to be a query, twice: here (`_postgresql_guard.py`) and as a cursor's query on the server.
+A write is one statement in one transaction, committed before the answer. Nothing that a user
+writes ever goes through the simple query protocol, which would take several statements at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, ClassVar
+
+from studio.contract import Batch, Probe, Result, SqlProvider, Stage
+from studio.contract import sql as sqltext
+from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
+from studio.contract.network import TlsContext, tls_context
+from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, StudioError, Unreachable
+from studio.providers import _postgresql_catalog as catalog
+from studio.providers import _postgresql_guard as guard
+from studio.providers._postgresql_config import PostgresqlConfig
+from studio.providers._postgresql_errors import login_error, work_error
+from studio.providers._postgresql_pool import Pool
+from studio.providers._postgresql_values import SETTINGS
+from studio.providers._postgresql_wire import GuardedLoop
+from studio.providers._postgresql_work import Call, explain_text, read, write
+
+
+class Postgresql(SqlProvider[PostgresqlConfig]):
+    """A PostgreSQL database."""
+
+    kind = "postgresql"
+    Config = PostgresqlConfig
+    fixes: ClassVar[Mapping[str, str]] = {
+        "resolve": "Check the spelling of host, and that this machine's DNS knows it.",
+        "connect": "Check host and port, that the server listens on that address, and firewalls in between.",
+        "tls": "Set ssl to what the server offers; for verify-ca and verify-full give its CA in ssl_ca.",
+        "login": "Check database, username and password, and the server's pg_hba.conf.",
+        "auth_failed": "Check username and password, and that pg_hba.conf lets this user in from here.",
+        "privileges": "Let the account read the catalogue; the statements under grant make a suitable one.",
+        "egress_denied": "Ask the operator to open the address with STUDIO_EGRESS_ALLOW.",
+    }
+
+    _pool: Pool
+    _tls: TlsContext | None = None
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Make an empty pool; sessions are made when they are needed."""
+        config = self.config
+        self._tls_lock = asyncio.Lock()
+        self._pool = Pool(
+            self._connect,
+            size=config.pool_size,
+            wait_s=config.timeout_s * 0.9,  # before the deadline, so that a full pool is told from a slow server
+            limit_s=config.timeout_s,
+        )
+        stack.push_async_callback(self._pool.close)
+
+    async def ping(self) -> None:
+        """One query."""
+        await self._value("SELECT 1")
+
+    def translate(self, exc: Exception) -> StudioError | None:
+        """See `_postgresql_errors.py`."""
+        return work_error(exc)
+
+    @classmethod
+    def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+        """Text that PostgreSQL's grammar shows to be a read is a query; any other statement is executed."""
+        try:
+            text = sqltext.parse(query, sqltext.POSTGRESQL).text
+        except InvalidRequest:
+            text = ""  # the operation says what is wrong
+        return ("execute" if text and guard.writes(text) else "query"), {
+            "query": query,
+            "params": dict(params) if params else None,
+        }
+
+    # -- operations -------------------------------------------------------------------------------
+
+    async def query(self, query: Sql, params: Params = None) -> AsyncIterator[Batch]:
+        """Run one reading SQL statement and return its rows. It cannot change anything."""
+        call, verdict = await _judged(query, params)
+        verdict.must_read()
+        cursor = verdict.root == "SelectStmt"  # of the others, none can be a cursor's query
+        async with aclosing(read(self._pool, call, self._first_batch, cursor=cursor, plain=verdict.plain)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def execute(self, query: Sql, params: Params = None) -> Result:
+        """Run one SQL statement that may write; it is committed before the answer."""
+        call, verdict = await _judged(query, params)
+        verdict.must_write()
+        [result] = await write(self._pool, [(call, verdict)], self.config)
+        return result
+
+    async def transaction(self, statements: list[StatementWithParams]) -> Result:
+        """Run several statements as one transaction: all of them take effect, or none."""
+        work = []
+        for at, statement in enumerate(statements):
+            if "query" not in statement:
+                raise InvalidRequest.at(f"statements.{at}.query", "is missing")
+            call, verdict = await _judged(statement["query"], statement.get("params"))
+            verdict.must_write()
+            work.append((call, verdict))
+        results = await write(self._pool, work, self.config)
+        data = [{"row_count": result.row_count} for result in results]
+        return Result(data=data, row_count=sum(result.row_count for result in results))
+
+    async def list_tables(self) -> AsyncIterator[Batch]:
+        """List the tables and views that can be read: schema, name, type, estimated rows."""
+        async with aclosing(read(self._pool, Call(catalog.TABLES), self._first_batch)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def describe_table(self, table: TableName, schema: SchemaName = None) -> dict[str, Any]:
+        """Describe one table: columns, primary key, foreign keys and indexes."""
+        found = await self._value(catalog.TABLE, table, schema or self.config.schema)
+        if found is None:
+            raise InvalidRequest.at("table", "no such table or view can be seen; list_tables names those that can")
+        return found  # type: ignore[no-any-return]
+
+    async def explain(self, query: Sql, params: Params = None) -> list[Any]:
+        """Show the plan of a query without running it."""
+        call, verdict = await _judged(query, params)
+        verdict.must_explain()
+        return await self._value(explain_text(call.text), *call.values, names=call.names)  # type: ignore[no-any-return]
+
+    async def privileges(self) -> dict[str, Any]:
+        """What the account may do (see `Probe.privileges`)."""
+        return catalog.shape(await self._value(catalog.PRIVILEGES))
+
+    async def reach(self, probe: Probe) -> None:
+        """Stages: resolve, connect (TCP only), tls, login."""
+        config = self.config
+        with probe.stage("resolve"):
+            await self.network.resolve(config.host, config.port)
+        with probe.stage("connect"):
+            try:
+                async with asyncio.timeout(config.connect_timeout_s):
+                    (await self.network.connect(config.host, config.port)).close()
+            except TimeoutError:
+                raise _too_slow() from None
+        await self._context()  # its CPU time is ours, not the server's
+        start = time.perf_counter()
+        try:
+            session = await self._pool.acquire(fresh=True)
+        except StudioError as exc:
+            cause = exc.__cause__
+            name = "tls" if isinstance(cause, ssl.SSLError) or type(cause) is ConnectionError else "login"
+            probe.stages.append(Stage(name, ok=False, ms=(time.perf_counter() - start) * 1000))
+            raise
+        spent = (time.perf_counter() - start) * 1000
+        self._pool.release(session)
+        handshake = self._tls.handshake_ms if self._tls else None
+        if handshake is not None:
+            probe.stages.append(Stage("tls", ok=True, ms=handshake))
+        probe.stages.append(Stage("login", ok=True, ms=spent - (handshake or 0)))
+
+    # -- below the operations ---------------------------------------------------------------------
+
+    @property
+    def _first_batch(self) -> int:
+        return min(self.config.max_rows + 1, 128)
+
+    async def _value(self, text: str, *values: Any, names: Sequence[str] = ()) -> Any:
+        """The first value of a query of ours, or None without a row."""
+        async with aclosing(read(self._pool, Call(text, tuple(names), list(values)), 1, cursor=False)) as batches:
+            async for batch in batches:
+                return batch.rows[0][0] if batch.rows else None
+        return None
+
+    async def _context(self) -> TlsContext | None:
+        """The TLS context of this instance, made once and in a thread: it costs up to 50 ms."""
+        config, mode = self.config, self.config.tls_mode
+        if mode == "disable":
+            return None
+        async with self._tls_lock:
+            if self._tls is None:
+                try:
+                    self._tls = await asyncio.to_thread(
+                        tls_context,
+                        config.host,
+                        verify=mode in {"verify-ca", "verify-full"},
+                        check_hostname=mode == "verify-full",
+                        ca=config.ssl_ca,
+                        cert=config.ssl_cert,
+                        key=config.ssl_key.get_secret_value() if config.ssl_key else None,
+                    )
+                except (ssl.SSLError, ValueError):
+                    raise InvalidConfig("ssl_ca, ssl_cert or ssl_key is not a usable PEM") from None
+        return self._tls
+
+    async def _connect(self) -> Any:
+        """A logged-in connection to the first address that takes one, within `connect_timeout_s`."""
+        failure: StudioError = Unreachable("the host name has no address")
+        try:
+            async with asyncio.timeout(self.config.connect_timeout_s):
+                tls = await self._context()
+                for address in await self.network.resolve(self.config.host, self.config.port):
+                    try:
+                        return await self._login(address, tls)
+                    except Unreachable as exc:
+                        failure = exc
+        except TimeoutError:
+            raise _too_slow() from None
+        raise failure
+
+    async def _login(self, address: str, tls: TlsContext | None) -> Any:
+        from studio.providers._postgresql_driver import Connection, asyncpg, prepare_codecs
+
+        config = self.config
+        loop = GuardedLoop(asyncio.get_running_loop(), self.network)
+        settings = {**SETTINGS, "application_name": config.application_name}
+        if config.schema:
+            settings["search_path"] = catalog.quoted(config.schema)
+        try:
+            # Every field is given: what is left out, asyncpg fills from PG* variables, ~/.pgpass and ~/.postgresql.
+            conn = await asyncpg.connect(
+                host=address, port=config.port, user=config.username, database=config.database,
+                password=config.password.get_secret_value() if config.password else "", passfile=os.devnull,
+                ssl=tls or False, direct_tls=False, service="", servicefile=os.devnull, target_session_attrs="any",
+                krbsrvname="postgres", gsslib="gssapi", server_settings=settings, timeout=None, command_timeout=None,
+                statement_cache_size=100, max_cached_statement_lifetime=0, max_cacheable_statement_size=15_360,
+                connection_class=Connection, loop=loop,
+            )  # fmt: skip
+        except Exception as exc:
+            if loop.refusal is not None:
+                raise AuthFailed(f"the server's log-in was refused by this service: {loop.refusal}") from exc
+            raise login_error(exc) from exc
+        prepare_codecs(conn)
+        return conn
+
+
+def _too_slow() -> Unreachable:
+    return Unreachable("the server did not answer within connect_timeout_s; a firewall may drop the packets")
+
+
+async def _judged(query: str, params: Params) -> tuple[Call, guard.Verdict]:
+    """The statement with bound values, and the verdict on it; long text is judged off the event loop."""
+    if len(query) > guard.CACHED_TEXT:
+        statement, verdict = await asyncio.to_thread(_parse, query)
+    else:
+        statement, verdict = _parse(query)
+    return Call(statement.text, statement.names, statement.bind(params)), verdict
+
+
+def _parse(query: str) -> tuple[sqltext.Statement, guard.Verdict]:
+    statement = sqltext.parse(query, sqltext.POSTGRESQL)
+    return statement, guard.judge(statement.text)
