@@ -10,11 +10,17 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 
 class Network(Protocol):
-    """The one gate to other machines."""
+    """The one gate to what is outside of the process: other machines, and local files."""
+
+    files_root: Path | None
+    """The folder below which a provider may open local files; None: it may open none."""
+    own_files: frozenset[Path]
+    """Real paths that belong to the service itself and are never opened, wherever they lie."""
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Addresses of `host` as IP literals, every one of them allowed to be dialled.

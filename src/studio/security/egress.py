@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from studio.errors import EgressDenied, Unreachable
 
@@ -91,9 +92,20 @@ class Egress:
     Args:
         private_open: whether loopback and private ranges may be dialled without being listed.
         allow, deny: `CIDR[:port]` texts. `deny` wins over `allow`; neither opens what is closed always.
+        files_root, own_files: see `Network`.
     """
 
-    def __init__(self, *, private_open: bool, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        private_open: bool,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+        files_root: Path | None = None,
+        own_files: Iterable[Path] = (),
+    ) -> None:
+        self.files_root = files_root
+        self.own_files = frozenset(own_files)
         self._private_open = private_open
         self._allow = [Rule.parse(text) for text in allow]
         self._deny = [Rule.parse(text) for text in deny]

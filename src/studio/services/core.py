@@ -51,7 +51,13 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     stack.push_async_callback(database.close)
     await ensure_schema(database)
     vault = await _open_vault(settings, database)
-    egress = Egress(private_open=settings.listens_on_loopback, allow=settings.egress_allow, deny=settings.egress_deny)
+    egress = Egress(
+        private_open=settings.listens_on_loopback,
+        allow=settings.egress_allow,
+        deny=settings.egress_deny,
+        files_root=settings.files_root,
+        own_files=[settings.data_dir.resolve() / KEY_FILE, *database.files()],
+    )
     stack.callback(egress.close)
     if endpoint := endpoint_of(url):
         await asyncio.to_thread(egress.reserve, *endpoint)

@@ -47,6 +47,10 @@ class Database(ABC):
     async def write(self, work: Work[T]) -> T:
         """Run one transaction: committed and durable on return, rolled back on an exception."""
 
+    def files(self) -> list[Path]:
+        """The files that hold the metadata, none for a server."""
+        return []
+
     async def ping(self) -> None:
         """One round trip. Raises what the driver raises."""
         await self.lookup(lambda connection: connection.execute(select(1)).all())
@@ -68,6 +72,11 @@ class SqliteDatabase(Database):
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="studio-store-reader")
         self._local = threading.local()
         self._open: list[Connection] = []
+        self._path = path.resolve()
+
+    def files(self) -> list[Path]:
+        """See `Database.files`: the database and its side files."""
+        return [self._path.with_name(self._path.name + tail) for tail in ("", "-wal", "-shm", "-journal")]
 
     def _reader(self) -> Connection:
         """This thread's own reading connection; nothing begins on it, so each read sees the newest state."""

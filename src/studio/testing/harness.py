@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from studio.contract import Network, Provider, Result
@@ -12,10 +13,14 @@ from studio.security.egress import Egress
 
 @asynccontextmanager
 async def open_provider(
-    cls: type[Provider[Any]], config: Mapping[str, Any], *, network: Network | None = None
+    cls: type[Provider[Any]],
+    config: Mapping[str, Any],
+    *,
+    network: Network | None = None,
+    files_root: Path | None = None,
 ) -> AsyncIterator[Provider[Any]]:
     """A live provider on a checked network that lets loopback through; closed at the end."""
-    gate = network or Egress(private_open=True)
+    gate = network or Egress(private_open=True, files_root=files_root)
     async with AsyncExitStack() as stack:
         provider = cls(cls.Config.parse(config), network=gate)
         await provider.open(stack)
