@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, ClassVar, TypedDict
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import TypedDict  # Pydantic takes no other before Python 3.12
 
 from studio.contract.operation import Batch, operation
 from studio.contract.provider import ConfigT, Probe, Provider

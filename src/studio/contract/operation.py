@@ -18,6 +18,7 @@ docstring), its JSON Schema (the parameters' annotations), its policy (the effec
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +97,10 @@ class Operation:
         for name, parameter in list(inspect.signature(self.method).parameters.items())[1:]:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (hints[name], default)
-        return create_model(f"{self.name}_arguments", __base__=Arguments, **fields)
+        with warnings.catch_warnings():
+            # A parameter may have the name of something that Pydantic's models have too (`schema`, `json`).
+            warnings.filterwarnings("ignore", "Field name .* shadows an attribute", UserWarning)
+            return create_model(f"{self.name}_arguments", __base__=Arguments, **fields)
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the parameters."""
