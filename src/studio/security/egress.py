@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,13 +59,14 @@ class Rule:
     @classmethod
     def parse(cls, text: str) -> Rule:
         """Read `CIDR`, `CIDR:port` or `[v6 CIDR]:port`. Raises ValueError."""
-        host, port = text, None
-        if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
-            port = int(rest.removeprefix(":")) if rest else None
+        host, number = text, ""
+        if bracketed := re.fullmatch(r"\[([^\]]*)\](?::(\d+))?", text):
+            host, number = bracketed[1], bracketed[2] or ""
         elif text.count(":") == 1:
             host, _, number = text.partition(":")
-            port = int(number)
+        port = int(number) if host != text and (number or not bracketed) else None
+        if port is not None and not 0 < port < 65_536:
+            raise ValueError("the port of a rule must be 1 to 65535")
         return cls(ipaddress.ip_network(host, strict=False), port)
 
     def holds(self, address: IPAddress, port: int) -> bool:
