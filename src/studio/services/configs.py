@@ -33,6 +33,8 @@ class Effective:
     secrets_set: tuple[str, ...]
     digest: str
     """Of the override: attachments that narrow alike share a session."""
+    unfit: tuple[str, ...] = ()
+    """Overridden fields that no longer lie within the connector's own values; nothing runs with them."""
 
     def __getitem__(self, name: str) -> Any:
         """The value in force of a field that is not secret."""
@@ -79,9 +81,10 @@ class Configs:
 
     def _open(self, provider: str, place: Place, sealed: Sealed, override: tuple[Place, Sealed] | None) -> Effective:
         public, names = self._vault.open(place, sealed)
-        narrowed = self._vault.open(*override)[0] if override else {}
+        kind = load(provider)
+        narrowed, unfit = _within(kind, public, self._vault.open(*override)[0] if override else {})
         digest = hashlib.sha256(json.dumps(narrowed, sort_keys=True).encode()).hexdigest() if narrowed else ""
-        return Effective(load(provider), {**public, **narrowed}, narrowed, tuple(names), digest)
+        return Effective(kind, {**public, **narrowed}, narrowed, tuple(names), digest, unfit)
 
     def release(self, connector: Connector, override: Mapping[str, Any] | None = None) -> ProviderConfig:
         """The full config with its secrets, for a driver. The only way to a secret.
@@ -147,6 +150,22 @@ def parse_config(kind: Kind, raw: Mapping[str, Any]) -> ProviderConfig:
         empty = [FieldError(f"config.{name}", "must not be null; leave it out") for name, v in raw.items() if v is None]
         raise InvalidConfig("the config holds null", fields=empty)
     return kind.Config.parse(raw)
+
+
+def _within(kind: Kind, public: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """An override as it holds now: the connector itself may have been narrowed since the attaching.
+
+    Where the connector's own value is the narrower one it holds; what lies elsewhere is unfit.
+    """
+    allowed, defaults = kind.Config.overridable(), kind.Config.defaults()
+    narrowed, unfit = {}, []
+    for name, value in wanted.items():
+        rule, stored = allowed.get(name), public.get(name, defaults.get(name))
+        if rule is not None and rule.allows(stored, value):
+            narrowed[name] = value
+        elif rule is None or not rule.allows(value, stored):
+            unfit.append(name)
+    return narrowed, tuple(unfit)
 
 
 def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

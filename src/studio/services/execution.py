@@ -11,7 +11,16 @@ from typing import Any
 
 from studio.contract import Operation, Provider, Result
 from studio.contract.provider import Capped, capped
-from studio.errors import BadRequest, Inactive, NotFound, OperationNotSupported, PoolBusy, StudioError, Timeout
+from studio.errors import (
+    BadRequest,
+    Inactive,
+    NotFound,
+    OperationNotSupported,
+    OverrideNotAllowed,
+    PoolBusy,
+    StudioError,
+    Timeout,
+)
 from studio.models import Connector, ConnectorInstance, Principal
 from studio.security import policy
 from studio.services import metrics
@@ -61,11 +70,16 @@ def plan(principal: Principal, target: Target, name: str, arguments: Mapping[str
     """Look the operation up, validate its arguments, and ask policy.
 
     Raises:
-        OperationNotSupported, InvalidRequest, Inactive, ReadOnly, Forbidden.
+        OperationNotSupported, InvalidRequest, Inactive, OverrideNotAllowed, ReadOnly, Forbidden.
     """
     operation = target.effective.kind.operation(name)
     if target.connector.status == "inactive":
         raise Inactive("the connector is switched off; an admin can set its status to active")
+    if target.effective.unfit:
+        raise OverrideNotAllowed.at(
+            f"config_override.{target.effective.unfit[0]}",
+            "does not lie within the connector's own value any more; ask a developer to attach it again",
+        )
     parsed = operation.parse(arguments)
     policy.require_effect(
         principal,

@@ -78,7 +78,7 @@ class OwnedConnector(NewConnector):
     """The in-process form, in which the caller says for whom."""
 
     organization_id: Identifier
-    created_by: Name = "in-process"
+    created_by: Annotated[Name, Field(max_length=128)] = "in-process"
 
 
 class NewTest(Body):
