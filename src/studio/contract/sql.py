@@ -116,6 +116,18 @@ def parse(text: str, dialect: Dialect) -> Statement:
     return Statement("".join(parts), tuple(numbers))
 
 
+_LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+([A-Za-z]+)", re.S)
+
+
+def first_word(text: str) -> str:
+    """The first keyword, in capitals, behind space, comments and parentheses; empty where there is none.
+
+    It tells which operation a caller means. It is no guard: each operation judges for itself.
+    """
+    found = _LEADING.match(text)
+    return found[1].upper() if found else ""
+
+
 def _skip(text: str, at: int, dialect: Dialect) -> int | None:
     """The end of the string, name, comment or word that starts here; None where none does."""
     if text.startswith("/*", at):

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from studio.contract import Batch, Destination, Probe, ProviderConfig, Result, SqlProvider
 from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.provider import capped
+from studio.contract.sql import first_word
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers import _sqlite_shapes as shapes
 from studio.providers._sqlite_errors import error_of, writes_are_off
@@ -25,6 +26,7 @@ from studio.providers._sqlite_pool import Pool
 from studio.providers._sqlite_process import Worker, installed
 
 _MIB = 1024 * 1024
+_WRITES = {"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "ALTER", "DROP", "ANALYZE", "REINDEX"}
 
 
 class SqliteConfig(ProviderConfig):
@@ -51,6 +53,12 @@ class Sqlite(SqlProvider[SqliteConfig]):
         "sample": "check that the file is an SQLite 3 database: sqlite3 FILE 'PRAGMA integrity_check'",
         "timeout": "end the program that keeps the database locked, or raise timeout_s",
     }
+
+    @classmethod
+    def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+        """Text that begins like a write is executed; anything else is a query."""
+        name = "execute" if first_word(query) in _WRITES else "query"
+        return name, {"query": query, "params": dict(params) if params else None}
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Starts nothing: the first operation starts the first worker."""
@@ -149,7 +157,8 @@ class Sqlite(SqlProvider[SqliteConfig]):
 
     def _locate(self) -> Path:
         may_create = self.config.create and not self.config.read_only
-        return locate(self.config.path, root=self.root, forbidden=self.forbidden, create=may_create)
+        root, own = self.root or self.network.files_root, self.forbidden | self.network.own_files
+        return locate(self.config.path, root=root, forbidden=own, create=may_create)
 
     def _current(self) -> object:
         """The file at the path now: a worker that has another one open is replaced."""
