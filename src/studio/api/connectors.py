@@ -124,6 +124,12 @@ async def list_instances(caller: Caller, connector_id: str) -> Response:
     return answer(await caller.list_instances(connector_id))
 
 
+@router.get("/{connector_id}/operations", summary="List what a connector can do")
+async def list_operations(caller: Caller, connector_id: str) -> Response:
+    """The operations that this caller may run there, with their schemas."""
+    return answer({"operations": await caller.operations(connector_id=connector_id)})
+
+
 @router.delete("/instances/{instance_id}", summary="Detach from an agent")
 async def detach_connector(caller: Caller, instance_id: str) -> Response:
     """Operations that begin after the answer are refused."""

@@ -1,0 +1,176 @@
+"""The service over HTTP: the methods of `ConnectorService`, the same dicts and the same errors.
+
+    async with RemoteService("https://studio.example.com", key) as service:
+        page = await service.list(connector_type="database")
+
+What the key may do is decided by the server. `organization_id` arguments are taken for the sake of
+one calling convention and count for nothing, as for every principal that belongs to an organization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from studio import errors
+from studio.client.transport import Transport
+
+Record = dict[str, Any]
+Records = list[Record]
+
+
+class RemoteService(Transport):
+    """`ConnectorService` on the other side of `/api/v1`. Errors are the service's own, rebuilt from `code`."""
+
+    async def types(self) -> Record:
+        """See `ConnectorService.types`."""
+        return await self._record("GET", "connectors", "types")
+
+    async def describe_type(self, provider: str) -> Record:
+        """See `ConnectorService.describe_type`."""
+        return await self._record("GET", "connectors", "types", provider)
+
+    async def create(self, body: Mapping[str, Any], *, test: bool = False) -> Record:
+        """See `ConnectorService.create`; for whom is the key's business."""
+        return await self._record("POST", "connectors", body=body, query={"test": test})
+
+    async def get(self, connector_id: str) -> Record:
+        """See `ConnectorService.get`."""
+        return await self._record("GET", "connectors", connector_id)
+
+    async def list(
+        self,
+        *,
+        organization_id: str | None = None,
+        connector_type: str | None = None,
+        provider: str | None = None,
+        status: str | None = None,
+        q: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        offset: int = 0,
+    ) -> Record:
+        """See `ConnectorService.list`."""
+        query = {
+            "connector_type": connector_type,
+            "provider": provider,
+            "status": status,
+            "q": q,
+            "limit": limit,
+            "cursor": cursor,
+            "offset": offset,
+        }
+        return await self._record("GET", "connectors", query=query)
+
+    async def update(
+        self, connector_id: str, body: Mapping[str, Any], *, version: int | None = None, test: bool = False
+    ) -> Record:
+        """See `ConnectorService.update`; `version` travels as `If-Match`."""
+        headers = {} if version is None else {"if-match": f'"v{version}"'}
+        return await self._record("PUT", "connectors", connector_id, body=body, query={"test": test}, headers=headers)
+
+    async def delete(self, connector_id: str) -> Record:
+        """See `ConnectorService.delete`."""
+        return await self._record("DELETE", "connectors", connector_id)
+
+    async def preview_delete(self, connector_id: str) -> Record:
+        """See `ConnectorService.preview_delete`."""
+        return await self._record("DELETE", "connectors", connector_id, query={"dry_run": True})
+
+    async def test_connection(self, connector_id: str) -> Record:
+        """See `ConnectorService.test_connection`."""
+        return await self._record("POST", "connectors", connector_id, "test")
+
+    async def test_config(self, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.test_config`."""
+        return await self._record("POST", "connectors", "test", body=body)
+
+    async def attach_to_agent(
+        self, connector_id: str, agent_id: str, alias: str, config_override: Mapping[str, Any] | None = None
+    ) -> Record:
+        """See `ConnectorService.attach_to_agent`."""
+        body = {"agent_id": agent_id, "alias": alias, "config_override": config_override}
+        return await self.attach(connector_id, body)
+
+    async def attach(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.attach`."""
+        return await self._record("POST", "connectors", connector_id, "attach", body=body)
+
+    async def detach_from_agent(self, instance_id: str) -> Record:
+        """See `ConnectorService.detach_from_agent`."""
+        return await self._record("DELETE", "connectors", "instances", instance_id)
+
+    async def list_instances(self, connector_id: str) -> Record:
+        """See `ConnectorService.list_instances`."""
+        return await self._record("GET", "connectors", connector_id, "instances")
+
+    async def list_agent_connectors(self, agent_id: str, *, organization_id: str | None = None) -> Records:
+        """See `ConnectorService.list_agent_connectors`."""
+        return await self._records("records", "agents", agent_id, "connectors")
+
+    async def execute_query(
+        self,
+        connector_id: str | None = None,
+        query: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> Record:
+        """See `ConnectorService.execute_query`."""
+        body = {"query": query, "params": dict(params) if params is not None else None}
+        return await self._record("POST", *_target(connector_id, agent_id, alias), "query", body=body)
+
+    async def execute(
+        self,
+        operation: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        connector_id: str | None = None,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> Record:
+        """See `ConnectorService.execute`."""
+        target = _target(connector_id, agent_id, alias)
+        return await self._record("POST", *target, "operations", operation, body=arguments or {})
+
+    async def operations(
+        self,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        *,
+        connector_id: str | None = None,
+        organization_id: str | None = None,
+    ) -> Records:
+        """See `ConnectorService.operations`."""
+        return await self._records("operations", *_target(connector_id, agent_id, alias), "operations")
+
+    async def create_key(self, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.create_key`."""
+        return await self._record("POST", "keys", body=body)
+
+    async def list_keys(self, *, organization_id: str | None = None) -> Records:
+        """See `ConnectorService.list_keys`."""
+        return await self._records("records", "keys")
+
+    async def revoke_key(self, key_id: str) -> Record:
+        """See `ConnectorService.revoke_key`."""
+        return await self._record("DELETE", "keys", key_id)
+
+    async def _record(self, method: str, *path: str, **more: Any) -> Record:
+        answer: Record = await self._call(method, *path, **more)
+        return answer
+
+    async def _records(self, name: str, *path: str) -> Records:
+        answer: Records = (await self._call("GET", *path))[name]
+        return answer
+
+
+def _target(connector_id: str | None, agent_id: str | None, alias: str | None) -> tuple[str, ...]:
+    if connector_id is not None:
+        return ("connectors", connector_id)
+    if agent_id is None or alias is None:
+        raise errors.InvalidRequest.at("connector_id", "give connector_id, or agent_id and alias")
+    return ("agents", agent_id, "connectors", alias)
