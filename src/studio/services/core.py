@@ -45,10 +45,7 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
         EncryptionError: a key is lost or wrong; nothing has been written.
         NotReady: a server database whose schema is not this version's.
     """
-    await asyncio.to_thread(_make_folders, settings)
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    database = open_database(url, settings.data_dir)
-    stack.push_async_callback(database.close)
+    database = await open_store(settings, stack)
     await ensure_schema(database)
     vault = await _open_vault(settings, database)
     egress = Egress(
@@ -59,13 +56,32 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
         own_files=[settings.data_dir.resolve() / KEY_FILE, *database.files()],
     )
     stack.callback(egress.close)
-    if endpoint := endpoint_of(url):
+    if endpoint := endpoint_of(_url(settings)):
         await asyncio.to_thread(egress.reserve, *endpoint)
     sessions = Sessions(
         max_sessions=settings.max_sessions, max_waiters=settings.max_waiters, idle_s=settings.session_idle_s
     )
     stack.push_async_callback(sessions.close)
     return Core(settings, database, Store(database), Configs(vault), egress, sessions)
+
+
+async def open_store(settings: Settings, stack: AsyncExitStack) -> Database:
+    """The metadata database as it is, with whatever schema it has; closed with the stack.
+
+    Raises:
+        NotReady: STUDIO_DATABASE_URL names no database that this service can use.
+    """
+    await asyncio.to_thread(_make_folders, settings)
+    try:
+        database = open_database(_url(settings), settings.data_dir)
+    except ValueError as exc:
+        raise NotReady(str(exc)) from exc
+    stack.push_async_callback(database.close)
+    return database
+
+
+def _url(settings: Settings) -> str | None:
+    return settings.database_url.get_secret_value() if settings.database_url else None
 
 
 async def ensure_schema(database: Database) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, or_, select, update
 
 from studio.errors import NotFound
 from studio.models import ApiKey, Sealed, now
 from studio.store.engine import Database, upsert
-from studio.store.tables import api_keys, key_canaries
+from studio.store.tables import api_keys, connector_instances, connectors, key_canaries
 
 
 class Keys:
@@ -70,3 +70,17 @@ async def add_canary(database: Database, sealed: Sealed) -> None:
     """Keep a canary; one that is there already stays."""
     values = {"key_id": sealed.key_id, "token": sealed.token, "created_at": now()}
     await database.write(lambda connection: upsert(connection, key_canaries, values, {}))
+
+
+async def sealed_rows(database: Database) -> dict[str, int]:
+    """How many connectors and overrides each encryption key seals, by key id."""
+
+    def work(connection: Connection) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for column in (connectors.c.key_id, connector_instances.c.key_id):
+            counted = select(column, func.count()).where(column.is_not(None)).group_by(column)
+            for key_id, rows in connection.execute(counted):
+                found[key_id] = found.get(key_id, 0) + rows
+        return found
+
+    return await database.read(work)
