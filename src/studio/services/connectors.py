@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -181,10 +181,8 @@ class Connectors(Bound):
         config = parse_config(kind, given.config)
         core = await self._home.core()
 
-        async def opener(stack: AsyncExitStack) -> Provider[Any]:
-            provider: Provider[Any] = kind(config, network=core.egress)
-            await provider.open(stack)
-            return provider
+        def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
+            return execution.open_session(core, kind, config, stack)
 
         answer, _ = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
         return answer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from studio.contract import Operation, Provider, Result
+from studio.contract import Operation, Provider, ProviderConfig, Result
 from studio.contract.provider import Capped, capped
 from studio.errors import (
     BadRequest,
@@ -24,7 +24,7 @@ from studio.errors import (
 from studio.models import Connector, ConnectorInstance, Principal
 from studio.security import policy
 from studio.services import metrics
-from studio.services.configs import Effective
+from studio.services.configs import Effective, Kind
 from studio.services.core import Core
 from studio.services.sessions import SessionKey
 from studio.store.store import Scope
@@ -53,6 +53,16 @@ class Planned:
     target: Target
     operation: Operation
     arguments: Mapping[str, Any]
+
+
+@dataclass
+class _Course:
+    """How far a call has come: until `admitted` it queues, and nothing was sent for it."""
+
+    queueing: bool = True
+
+    def admitted(self) -> None:
+        self.queueing = False
 
 
 async def by_alias(core: Core, scope: Scope, principal: Principal, agent_id: str, alias: str) -> Target:
@@ -104,14 +114,16 @@ async def run(core: Core, planned: Planned) -> Result:
         Timeout: it passed later; the work upstream was cancelled.
         StudioError: what the provider answers.
     """
-    began = False
+    course = _Course()
     with _measured(planned) as clock:
         try:
-            async with asyncio.timeout(_deadline(core, planned.target)), _leased(core, planned.target) as provider:
-                began = True
+            async with (
+                asyncio.timeout(_deadline(core, planned.target)),
+                _leased(core, planned.target, course) as provider,
+            ):
                 result = await provider.run(planned.operation, planned.arguments)
         except TimeoutError as exc:
-            raise _late(planned.target, began) from exc
+            raise _late(planned.target, course) from exc
         result.execution_time_ms = clock() * 1000
     return result
 
@@ -126,7 +138,8 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
             f"operation {planned.operation.name} does not return rows, so it cannot be streamed"
         )
     until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
-    batches = _batches(core, planned)
+    course = _Course()
+    batches = _batches(core, planned, course)
     with _measured(planned):
         async with aclosing(batches):
             while True:
@@ -134,7 +147,7 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
                     async with asyncio.timeout_at(until):
                         part = await anext(batches, None)
                 except TimeoutError as exc:
-                    raise _late(planned.target, True) from exc
+                    raise _late(planned.target, course) from exc
                 if part is None:
                     return
                 yield part
@@ -158,8 +171,8 @@ def _measured(planned: Planned) -> Iterator[Callable[[], float]]:
         metrics.record(kind, planned.operation.name, outcome, time.perf_counter() - start)
 
 
-async def _batches(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
-    async with _leased(core, planned.target) as provider:
+async def _batches(core: Core, planned: Planned, course: _Course) -> AsyncGenerator[Capped, None]:
+    async with _leased(core, planned.target, course) as provider:
         parts = capped(provider.stream(planned.operation, planned.arguments), provider.config)
         async with aclosing(parts):
             async for part in parts:
@@ -167,18 +180,30 @@ async def _batches(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]
 
 
 @asynccontextmanager
-async def _leased(core: Core, target: Target) -> AsyncIterator[Provider[Any]]:
+async def _leased(core: Core, target: Target, course: _Course) -> AsyncIterator[Provider[Any]]:
     key = SessionKey(target.connector.id, target.connector.version, target.effective.digest)
     size = int(target.effective["pool_size"])
-    async with core.sessions.lease(key, size, lambda stack: open_provider(core, target, stack)) as provider:
+
+    def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
+        return open_provider(core, target, stack)
+
+    async with core.sessions.lease(key, size, opener, admitted=course.admitted) as provider:
         yield provider
 
 
 async def open_provider(core: Core, target: Target, stack: AsyncExitStack) -> Provider[Any]:
     """Release the config to a new session of its provider."""
     config = core.configs.release(target.connector, target.effective.override)
-    provider: Provider[Any] = target.effective.kind(config, network=core.egress)
-    await provider.open(stack)
+    return await open_session(core, target.effective.kind, config, stack)
+
+
+async def open_session(core: Core, kind: Kind, config: ProviderConfig, stack: AsyncExitStack) -> Provider[Any]:
+    """A new session of a provider. Raises only errors of ours."""
+    provider: Provider[Any] = kind(config, network=core.egress)
+    try:
+        await provider.open(stack)
+    except Exception as exc:
+        raise provider.error(exc) from exc
     return provider
 
 
@@ -186,8 +211,8 @@ def _deadline(core: Core, target: Target) -> float:
     return min(target.timeout_s, core.settings.max_timeout_s)
 
 
-def _late(target: Target, began: bool) -> Timeout | PoolBusy:
-    if began:
+def _late(target: Target, course: _Course) -> Timeout | PoolBusy:
+    if not course.queueing:
         return Timeout(
             f"the operation did not finish within timeout_s={target.timeout_s:g}; its work was cancelled. "
             "Ask for less, or have the connector's timeout_s raised"

@@ -53,12 +53,17 @@ class Sessions:
         self._idle_s = idle_s
         self._sessions: dict[SessionKey, _Session] = {}
         self._by_connector: dict[str, set[SessionKey]] = {}
+        self._outdated: set[_Session] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def lease(self, key: SessionKey, size: int, opener: Opener) -> AsyncIterator[Provider[Any]]:
+    async def lease(
+        self, key: SessionKey, size: int, opener: Opener, *, admitted: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Provider[Any]]:
         """A provider, for one operation. At most `size` leases of a session run at once; the rest queue.
+
+        `admitted` is called when the queueing is over, before the session is opened where it must be.
 
         Raises:
             PoolBusy: too many wait already, or no session may be opened.
@@ -68,6 +73,7 @@ class Sessions:
         session.leases += 1
         try:
             await self._slot(session)
+            admitted()
             try:
                 yield await self._opened(session)
             finally:
@@ -88,7 +94,7 @@ class Sessions:
         """Close everything, in use or not."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for session in list(self._sessions.values()):
+        for session in [*self._sessions.values(), *self._outdated]:
             session.leases = 0
             self._retire(session)
         while self._closing:
@@ -143,10 +149,12 @@ class Sessions:
             if not keys:
                 del self._by_connector[session.key.connector_id]
         session.retired = True
+        self._outdated.add(session)
         if not session.leases:
             self._close(session)
 
     def _close(self, session: _Session) -> None:
+        self._outdated.discard(session)
         task = asyncio.create_task(_shut(session), name="studio-session-close")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
