@@ -51,12 +51,12 @@ class Walk:
         console.rule(f"[bold]{self._step}. {title}", align="left")
         console.print(f"[cyan]{method}[/] {path}")
         if body is not None:
-            console.print(Syntax(json.dumps(body, indent=2), "json", background_color="default"))
+            console.print(Syntax(json.dumps(body, indent=2), "json", background_color="default", word_wrap=True))
         async with self._http.request(method, path, json=body) as response:
             answer = await response.json(content_type=None)
             colour = "green" if response.status == expect else "red"
             console.print(f"[{colour}]{response.status}[/]")
-            console.print(Syntax(json.dumps(answer, indent=2), "json", background_color="default"))
+            console.print(Syntax(json.dumps(answer, indent=2), "json", background_color="default", word_wrap=True))
             if response.status != expect:
                 raise SystemExit(f"expected {expect}, got {response.status}")
             return answer

@@ -58,7 +58,7 @@ def script_of(blocks: list[Block]) -> str:
     """One shell script that runs the blocks and marks where each begins."""
     parts = ["set -euo pipefail"]
     for number, block in enumerate(blocks):
-        parts.append(f"echo '@@@ {number}'")
+        parts.append(f"printf '\\n@@@ {number}\\n'")
         if block.kind == "python":
             parts.append(f"python -W error -c {shlex.quote(block.body)}")
         else:
