@@ -13,14 +13,17 @@ docstring), its JSON Schema (the parameters' annotations), its policy (the effec
 * a coroutine returns any value of canonical form, or a ready `Result`.
 
 `effect` may be a function of the arguments where one verb covers several (a Redis command).
+
+An operation about one object's content can have a second form that moves raw bytes in constant
+memory: see `byte_form`.
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, get_type_hints
 
@@ -33,6 +36,9 @@ from studio.models import Column, Effect
 Method = TypeVar("Method", bound=Callable[..., Any])
 EffectOf = Callable[[Mapping[str, Any]], Effect]
 _MARK = "__studio_operation__"
+_BYTES_MARK = "__studio_byte_form__"
+CHUNKS = "chunks"
+"""The parameter of a byte form that is the content itself, and no argument."""
 
 
 @dataclass(slots=True)
@@ -41,6 +47,22 @@ class Batch:
 
     columns: list[Column]
     rows: list[tuple[Any, ...]]
+
+
+@dataclass(slots=True)
+class Download:
+    """Raw bytes on their way out: what is known before the first one, then the chunks.
+
+    `length` counts the bytes that `chunks` holds in all, which may be a range of the `size` that the
+    whole has. `details` is in canonical form, and goes where a surface has room for it.
+    """
+
+    chunks: AsyncIterator[bytes]
+    length: int
+    offset: int = 0
+    size: int | None = None
+    content_type: str = "application/octet-stream"
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Arguments(BaseModel):
@@ -70,6 +92,24 @@ def operation(effect: Effect | EffectOf, *, idempotent: bool = False) -> Callabl
     return mark
 
 
+def byte_form(of: str) -> Callable[[Method], Method]:
+    """Declare a method as the form of operation `of` that moves raw bytes: same name, same effect.
+
+    * A method without a parameter `chunks` gives them: it returns an asynchronous context manager
+      of a `Download`.
+    * A method whose first parameter is `chunks` takes them (an asynchronous iterator of bytes, of
+      any sizes), and returns what a coroutine operation does.
+
+    The other parameters are the form's own, and are validated like an operation's.
+    """
+
+    def mark(method: Method) -> Method:
+        setattr(method, _BYTES_MARK, of)
+        return method
+
+    return mark
+
+
 @dataclass(frozen=True)
 class Operation:
     """One verb of a provider class."""
@@ -85,6 +125,11 @@ class Operation:
         return inspect.isasyncgenfunction(self.method)
 
     @property
+    def takes_bytes(self) -> bool:
+        """For a byte form: whether bytes go in rather than come out."""
+        return CHUNKS in inspect.signature(self.method).parameters
+
+    @property
     def description(self) -> str:
         """The first paragraph of the docstring, on one line."""
         return " ".join((inspect.getdoc(self.method) or self.name).split("\n\n")[0].split())
@@ -95,6 +140,8 @@ class Operation:
         hints = get_type_hints(self.method, include_extras=True)
         fields: dict[str, Any] = {}
         for name, parameter in list(inspect.signature(self.method).parameters.items())[1:]:
+            if name == CHUNKS:
+                continue
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (hints[name], default)
         with warnings.catch_warnings():
@@ -106,8 +153,8 @@ class Operation:
         """JSON Schema (2020-12) of the parameters."""
         schema = self.arguments.model_json_schema()
         schema.pop("title", None)
-        for field in schema.get("properties", {}).values():
-            field.pop("title", None)
+        for entry in schema.get("properties", {}).values():
+            entry.pop("title", None)
         return schema
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,3 +198,15 @@ def operations_of(cls: type) -> dict[str, Operation]:
             if mark is not None:
                 found[name] = Operation(name, member, mark.effect, mark.idempotent)
     return found
+
+
+def byte_forms_of(cls: type, operations: Mapping[str, Operation]) -> dict[str, Operation]:
+    """The byte forms of a provider class, by the name of the operation that each belongs to."""
+    found: dict[str, str] = {}
+    for parent in reversed(cls.__mro__):
+        found |= {name: getattr(m, _BYTES_MARK) for name, m in vars(parent).items() if hasattr(m, _BYTES_MARK)}
+    forms = {}
+    for method, name in found.items():
+        base = operations[name]
+        forms[name] = Operation(name, getattr(cls, method), base.effect, base.idempotent)
+    return forms

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from studio.contract.config import ProviderConfig
 from studio.contract.network import Network
-from studio.contract.operation import Batch, Operation, operations_of
+from studio.contract.operation import Batch, Download, Operation, byte_forms_of, operations_of
 from studio.contract.values import canonical, size_of
 from studio.errors import Internal, OperationNotSupported, StudioError
 from studio.models import Column, Result
@@ -72,6 +72,8 @@ class Provider(ABC, Generic[ConfigT]):
     """The `connector_type`: database, api, storage or messaging."""
     Config: ClassVar[type[ProviderConfig]]
     operations: ClassVar[Mapping[str, Operation]] = {}
+    byte_forms: ClassVar[Mapping[str, Operation]] = {}
+    """Operations that have a second form which moves raw bytes (see `byte_form`), by name."""
     fixes: ClassVar[Mapping[str, str]] = {}
     """What usually mends a failing test, by stage name or by error code."""
 
@@ -80,6 +82,7 @@ class Provider(ABC, Generic[ConfigT]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.operations = operations_of(cls)
+        cls.byte_forms = byte_forms_of(cls, cls.operations)
 
     def __init__(self, config: ConfigT, *, network: Network) -> None:
         self.config = config
@@ -148,6 +151,50 @@ class Provider(ABC, Generic[ConfigT]):
         except Exception as exc:
             raise self.error(exc) from exc
 
+    @classmethod
+    def byte_form(cls, name: str) -> Operation:
+        """The form of an operation that moves raw bytes.
+
+        Raises:
+            OperationNotSupported: it has none, or there is no such operation.
+        """
+        cls.operation(name)
+        if name not in cls.byte_forms:
+            known = ", ".join(sorted(cls.byte_forms)) or "none here"
+            raise OperationNotSupported(f"operation {name} does not stream bytes; those that do: {known}")
+        return cls.byte_forms[name]
+
+    @asynccontextmanager
+    async def download(self, form: Operation, arguments: Mapping[str, Any]) -> AsyncIterator[Download]:
+        """Open a byte form that gives bytes. Errors are ours, those of a chunk as well."""
+        if form.takes_bytes:
+            raise OperationNotSupported(f"operation {form.name} takes bytes and gives none")
+        async with AsyncExitStack() as stack:
+            try:
+                content = await stack.enter_async_context(form.method(self, **arguments))
+            except Exception as exc:
+                raise self.error(exc) from exc
+            content.chunks = await stack.enter_async_context(aclosing(self._ours(content.chunks)))
+            yield content
+
+    async def upload(self, form: Operation, arguments: Mapping[str, Any], chunks: AsyncIterator[bytes]) -> Result:
+        """Run a byte form that takes bytes. What `chunks` itself raises stops it and goes on up."""
+        if not form.takes_bytes:
+            raise OperationNotSupported(f"operation {form.name} gives bytes and takes none")
+        source = _Source(chunks)
+        try:
+            answer = await form.method(self, source, **arguments)
+        except Exception as exc:
+            raise source.failure or self.error(exc) from exc
+        return answer if isinstance(answer, Result) else _as_result(answer)
+
+    async def _ours(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except Exception as exc:
+            raise self.error(exc) from exc
+
     def error(self, exc: Exception) -> StudioError:
         """`exc` as one of ours; what no translation knows is a defect and says nothing else."""
         if isinstance(exc, StudioError):
@@ -195,6 +242,26 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
             yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
             if more:
                 return
+
+
+class _Source:
+    """The caller's chunks; remembers their own failure, which no translation of ours may hide."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.failure: Exception | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            raise
+        except Exception as exc:
+            self.failure = exc
+            raise
 
 
 def _as_result(value: Any) -> Result:
