@@ -43,7 +43,8 @@ class Effective:
     def shown(self) -> dict[str, Any]:
         """All non-secret fields with the values in force; unset optional ones are left out."""
         values = {**self.kind.Config.defaults(), **self.public}
-        return {name: value for name, value in values.items() if value is not None}
+        own_first = sorted(values, key=lambda name: name in ProviderConfig.model_fields)
+        return {name: values[name] for name in own_first if values[name] is not None}
 
     def sources(self) -> dict[str, str]:
         """Where each shown field came from: `override`, `connector` or `default`."""
