@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from studio.services.sessions import Sessions
 from studio.settings import Settings
 from studio.store import migrations
 from studio.store.engine import Database, endpoint_of, open_database
-from studio.store.keys import add_canary, canaries
+from studio.store.keys import admit_canary, canaries
 from studio.store.store import Store
 
 KEY_FILE = "encryption.key"
@@ -58,6 +59,8 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     stack.callback(egress.close)
     if endpoint := endpoint_of(_url(settings)):
         await asyncio.to_thread(egress.reserve, *endpoint)
+    if settings.port:
+        await asyncio.to_thread(egress.reserve, settings.host, settings.port)
     sessions = Sessions(
         max_sessions=settings.max_sessions, max_waiters=settings.max_waiters, idle_s=settings.session_idle_s
     )
@@ -107,7 +110,7 @@ async def _open_vault(settings: Settings, database: Database) -> Vault:
     for sealed in known:
         vault.check_canary(sealed)
     if vault.key_id not in {sealed.key_id for sealed in known}:
-        await add_canary(database, vault.canary())
+        await admit_canary(database, vault.canary(), vault.check_canary)
     return vault
 
 
@@ -123,19 +126,28 @@ def _key_file(data_dir: Path, must_exist: bool) -> list[str]:
         _make_key_file(path)
     if path.stat().st_mode & 0o077:
         raise EncryptionError(f"the key file {KEY_FILE} can be read by others; run: chmod 600 on it")
-    return path.read_text("ascii").split()
+    return path.read_bytes().decode("ascii", "replace").split()
 
 
 def _make_key_file(path: Path) -> None:
     """Write beside, then link: two processes that start together end up with one key."""
-    draft = path.with_name(f".{KEY_FILE}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    handle, name = tempfile.mkstemp(prefix=f".{KEY_FILE}.", dir=path.parent)  # mode 0600
     try:
         os.write(handle, f"{new_key()}\n".encode())
         os.fsync(handle)
-        os.link(draft, path)
+        os.link(name, path)
+        _sync_folder(path.parent)
     except FileExistsError:
         pass
     finally:
         os.close(handle)
-        draft.unlink()
+        os.unlink(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A key that a row is sealed with must outlive a power cut as the row does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

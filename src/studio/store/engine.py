@@ -18,14 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 BUSY_TIMEOUT_MS = 10_000
+_NO_URL = "STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://"
 
 
 class Database(ABC):
@@ -164,16 +165,22 @@ def open_database(url: str | None, data_dir: Path) -> Database:
     """The database of a URL; without one, `studio.db` in the data folder.
 
     Raises:
-        ValueError: the URL names neither SQLite nor PostgreSQL.
+        ValueError: the URL names neither SQLite nor PostgreSQL, or the driver is not installed.
     """
     if not url:
         return SqliteDatabase(data_dir / "studio.db")
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError(_NO_URL) from None
     if parsed.get_backend_name() == "sqlite":
         return SqliteDatabase(Path(parsed.database or data_dir / "studio.db"))
     if parsed.get_backend_name() == "postgresql":
-        return PostgresqlDatabase(parsed.set(drivername="postgresql+asyncpg"))
-    raise ValueError("STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://")
+        try:
+            return PostgresqlDatabase(parsed.set(drivername="postgresql+asyncpg"))
+        except ModuleNotFoundError as exc:
+            raise ValueError("STUDIO_DATABASE_URL needs a driver: pip install 'studio-connectors[postgresql]'") from exc
+    raise ValueError(_NO_URL)
 
 
 def endpoint_of(url: str | None) -> tuple[str, int] | None:
@@ -190,6 +197,12 @@ def is_unique_violation(exc: IntegrityError) -> bool:
         "SQLITE_CONSTRAINT_UNIQUE",
         "SQLITE_CONSTRAINT_PRIMARYKEY",
     }
+
+
+def lock_table(connection: Connection, table: Table) -> None:
+    """Keep other writers off a table until this transaction ends. On SQLite a writer is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def upsert(connection: Connection, table: Table, values: Mapping[str, Any], change: Mapping[str, Any]) -> None:

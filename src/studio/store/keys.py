@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from studio.errors import NotFound
 from studio.models import ApiKey, Sealed, now
-from studio.store.engine import Database, upsert
+from studio.store.engine import Database, lock_table, upsert
 from studio.store.tables import api_keys, connector_instances, connectors, key_canaries
 
 
@@ -27,6 +28,7 @@ class Keys:
         """Store a key if there is none at all yet; whether it was stored. Two starting processes make one."""
 
         def work(connection: Connection) -> bool:
+            lock_table(connection, api_keys)
             if connection.execute(select(api_keys.c.id).limit(1)).first():
                 return False
             connection.execute(insert(api_keys).values(**asdict(key)))
@@ -59,17 +61,31 @@ class Keys:
         await self._database.write(lambda connection: connection.execute(statement))
 
 
-async def canaries(database: Database) -> list[Sealed]:
-    """The canary of each encryption key that rows may still need."""
-    statement = select(key_canaries.c.token, key_canaries.c.key_id)
-    rows = await database.read(lambda connection: connection.execute(statement).all())
+def _canaries(connection: Connection) -> list[Sealed]:
+    rows = connection.execute(select(key_canaries.c.token, key_canaries.c.key_id)).all()
     return [Sealed(*row) for row in rows]
 
 
-async def add_canary(database: Database, sealed: Sealed) -> None:
-    """Keep a canary; one that is there already stays."""
+async def canaries(database: Database) -> list[Sealed]:
+    """The canary of each encryption key that rows may still need."""
+    return await database.read(_canaries)
+
+
+async def admit_canary(database: Database, sealed: Sealed, check: Callable[[Sealed], None]) -> None:
+    """Keep a canary if every one that is there by then passes `check`; one that is there already stays.
+
+    In one transaction: of two machines that start on an empty store, each with a key of its own,
+    the second is refused before it seals anything.
+    """
     values = {"key_id": sealed.key_id, "token": sealed.token, "created_at": now()}
-    await database.write(lambda connection: upsert(connection, key_canaries, values, {}))
+
+    def work(connection: Connection) -> None:
+        lock_table(connection, key_canaries)
+        for known in _canaries(connection):
+            check(known)
+        upsert(connection, key_canaries, values, {})
+
+    await database.write(work)
 
 
 async def sealed_rows(database: Database) -> dict[str, int]:
