@@ -52,6 +52,8 @@ class Attachments(Bound):
 
     async def detach_from_agent(self, instance_id: str) -> Record:
         """Detach. Raises NotFound."""
+        if self._principal.agent_id is not None:  # it learns nothing about which ids exist
+            policy.require_role(self._principal, Role.DEVELOPER)
         _, scope = await self._scope()
         if not is_id(instance_id):
             raise NotFound(NO_INSTANCE)

@@ -35,8 +35,11 @@ class Home:
 
     async def close(self) -> None:
         """Close the parts; the next use opens them again."""
-        if self._keeper is not None:
-            await self._keeper.aclose()
+        if self._opening is not None:
+            await asyncio.gather(self._opening, return_exceptions=True)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.aclose()
 
     async def _open(self) -> None:
         self._keeper = self._keep()

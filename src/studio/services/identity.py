@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from studio.services.shapes import key_dict
 from studio.store.engine import Database
 from studio.store.keys import Keys
 
+logger = logging.getLogger(__name__)
 _TOUCH_EVERY = timedelta(minutes=1)
 UNKNOWN = "the API key is missing, unknown, expired or revoked; send it as Authorization: Bearer <key>"
 
@@ -88,6 +90,14 @@ def _note_use(database: Database, key: ApiKey, background: set[asyncio.Task[Any]
     """`last_used_at` is exact to a minute; writing it does not hold the call up."""
     before = (datetime.now(UTC) - _TOUCH_EVERY).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if key.last_used_at is None or key.last_used_at < before:
-        task = asyncio.create_task(Keys(database).touch(key.id, before=before))
+        task = asyncio.create_task(_touch(database, key.id, before))
         background.add(task)
         task.add_done_callback(background.discard)
+
+
+async def _touch(database: Database, key_id: str, before: str) -> None:
+    try:
+        await Keys(database).touch(key_id, before=before)
+    except Exception as exc:
+        # The call itself was answered; a store that cannot be written to shows in the calls that write.
+        logger.warning("a key's last use was not noted: %s", type(exc).__name__)

@@ -46,7 +46,10 @@ def _timestamp(value: str) -> str:
         when = datetime.fromisoformat(value)
     except ValueError:
         raise ValueError("must be an ISO 8601 time, such as 2027-01-31T00:00:00Z") from None
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        return when.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    except OverflowError:
+        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
 
 
 class Body(BaseModel):
@@ -138,8 +141,8 @@ class NewKey(Body):
     name: Name = "key"
     role: Role | None = Field(None, strict=False)
     agent_id: Identifier | None = None
-    aliases: list[Alias] | None = Field(None, max_length=100)
-    effects: list[Annotated[Effect, Field(strict=False)]] | None = None
+    aliases: list[Alias] | None = Field(None, min_length=1, max_length=100)
+    effects: list[Annotated[Effect, Field(strict=False)]] | None = Field(None, min_length=1, max_length=len(Effect))
     expires_at: Annotated[str, AfterValidator(_timestamp)] | None = None
     organization_id: Identifier | None = None
 
