@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests import toy
+from tests.surfaces.conftest import Server
 
 from studio import errors
 from studio.api import problems
@@ -16,8 +18,6 @@ from studio.client import RemoteService
 from studio.errors import FieldError, StudioError
 from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
-from tests import toy
-from tests.surfaces.conftest import Server
 
 ADMIN = Principal(organization_id="default", subject="test", role=Role.ADMIN)
 SQLITE = {"name": "Main", "connector_type": "database", "provider": "sqlite", "config": {"path": "app.db"}}
@@ -263,23 +263,24 @@ def test_a_key_that_would_break_the_header_is_refused(key: str) -> None:
         RemoteService("http://localhost", key)
 
 
-@pytest.mark.parametrize("hostile", ["../keys", "..", ".", "a/b", "x?limit=1", "x#y", "%2e%2e", ""])
-async def test_an_id_never_leaves_its_place_in_the_path(remote: RemoteService, hostile: str) -> None:
-    with pytest.raises(errors.NotFound):
-        await remote.get(hostile)
-    with pytest.raises(errors.NotFound):
-        await remote.delete(hostile)
+async def test_an_id_never_leaves_its_place_in_the_path(remote: RemoteService) -> None:
+    for hostile in ("../keys", "..", ".", "a/b", "x?limit=1", "x#y", "%2e%2e", ""):
+        with pytest.raises(errors.NotFound):
+            await remote.get(hostile)
+        with pytest.raises(errors.NotFound):
+            await remote.delete(hostile)
 
 
-async def test_a_value_without_a_json_form_is_refused_before_it_is_sent(remote: RemoteService) -> None:
+async def test_a_value_without_a_json_form_is_refused_before_it_is_sent() -> None:
+    remote = RemoteService("http://localhost")
     for value in (float("nan"), object(), b"bytes"):
         with pytest.raises(errors.InvalidRequest):
             await remote.execute_query("x", "SELECT :v", {"v": value})
 
 
-async def test_a_call_about_nothing_is_refused_as_in_process(remote: RemoteService) -> None:
+async def test_a_call_about_nothing_is_refused_as_in_process() -> None:
     with pytest.raises(errors.InvalidRequest, match="connector_id"):
-        await remote.execute_query(query="SELECT 1", agent_id="agent-1")
+        await RemoteService("http://localhost").execute_query(query="SELECT 1", agent_id="agent-1")
 
 
 async def test_secrets_do_not_come_back_over_http(remote: RemoteService) -> None:

@@ -1,0 +1,60 @@
+"""The program: its commands, and what happens to the errors that they raise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from studio import __version__
+from studio.cli import exits
+from studio.cli.apply import apply
+from studio.cli.connectors import connectors
+from studio.cli.execute import query, run_operation
+from studio.cli.keys import keys
+from studio.cli.serve import serve
+from studio.cli.upkeep import db, encryption
+from studio.cli.where import where_options
+from studio.errors import BadRequest, Internal, StudioError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "--version", message="studio %(version)s")
+@where_options(environment=True)
+def studio() -> None:
+    """Register external systems once; let agents use them without ever seeing a credential.
+
+    Without --url a command works on the embedded store of this machine (STUDIO_DATA_DIR).
+    """
+
+
+for command in (serve, connectors, query, run_operation, keys, apply, encryption, db):
+    studio.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; errors are printed to stderr. Returns the exit code, see `exits`."""
+    try:
+        outcome = studio.main(arguments, prog_name="studio", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        return exits.USAGE
+    except click.UsageError as exc:
+        command = exc.ctx.command_path if exc.ctx else "studio"
+        return exits.report(BadRequest(exc.format_message()), hint=f"see: {command} --help")
+    except click.ClickException as exc:
+        return exits.report(BadRequest(exc.format_message()))
+    except click.Abort:
+        return exits.INTERRUPTED
+    except StudioError as exc:
+        return exits.report(exc)
+    except Exception as exc:
+        # A defect. Its text may hold anything, so only its class is shown.
+        return exits.report(Internal(f"unexpected {type(exc).__name__}"))
+    return outcome if isinstance(outcome, int) else 0
