@@ -16,7 +16,10 @@ from studio.errors import InvalidRequest
 def read_text(given: str, option: str) -> str:
     """The text itself, that of a file for `@FILE`, that of stdin for `-`. Raises InvalidRequest."""
     if given == "-":
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as exc:
+            raise InvalidRequest.at(option, "stdin is not UTF-8 text") from exc
     return read_file(Path(given[1:]), option) if given.startswith("@") else given
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -55,6 +56,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StudioError as exc:
         return exits.report(exc)
     except Exception as exc:
-        # A defect. Its text may hold anything, so only its class is shown.
-        return exits.report(Internal(f"unexpected {type(exc).__name__}"))
+        # A defect. Its text may hold anything, so only its class and its place are shown.
+        return exits.report(Internal(f"unexpected {type(exc).__name__} at {_place(exc)}; please report it"))
     return outcome if isinstance(outcome, int) else 0
+
+
+def _place(exc: Exception) -> str:
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{'/'.join(Path(trace.tb_frame.f_code.co_filename).parts[-3:])}:{trace.tb_lineno}"

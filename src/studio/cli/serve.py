@@ -55,6 +55,7 @@ async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
     from studio.app import Application
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces each of its own plugins
     application = Application(chosen)
     async with AsyncExitStack() as stack:
         service = await opened(stack, application.service)
