@@ -135,8 +135,9 @@ class Scope:
 
         def work(connection: Connection) -> None:
             found = _connector(connection, select(connectors).where(*mine))
-            if connection.execute(delete(connectors).where(*mine)).rowcount:
-                _count(connection, found.organization_id, -1)
+            if not connection.execute(delete(connectors).where(*mine)).rowcount:
+                raise NotFound(NO_CONNECTOR)  # somebody else deleted it in this moment
+            _count(connection, found.organization_id, -1)
 
         await self._database.write(work)
 
