@@ -204,6 +204,20 @@ def _end_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+EMPTY_DATABASE = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+DO $$ DECLARE name name; BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+    GRANT USAGE ON SCHEMA public TO public;
+END $$;
+"""
+"""Leaves a database as CREATE DATABASE makes it."""
+
+
 class Postgres(Server):
     """PostgreSQL with TLS on, SCRAM passwords and a superuser; no durability, for speed."""
 
@@ -216,6 +230,7 @@ class Postgres(Server):
     def __init__(self) -> None:
         super().__init__()
         self.password = secrets.token_urlsafe(16)
+        self._empty: list[str] = []
         self.bin = postgres_programs()
 
     @property
@@ -268,15 +283,32 @@ class Postgres(Server):
 
     @contextlib.asynccontextmanager
     async def fresh_database(self) -> AsyncIterator[str]:
-        """The name of an empty database that is dropped at the end, whoever is still connected."""
+        """The name of an empty database. At the end it is emptied for the next test, whoever is still connected.
+
+        Making and dropping one costs half a second on a busy machine, emptying it a few milliseconds.
+        """
+        name = self._empty.pop() if self._empty else await self._create_database()
+        try:
+            yield name
+        finally:
+            await self._empty_database(name)
+            self._empty.append(name)
+
+    async def _create_database(self) -> str:
         name = f"test_{secrets.token_hex(6)}"
         admin = await self.admin()
         try:
             await admin.execute(f"CREATE DATABASE {name}")
-            try:
-                yield name
-            finally:
-                await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        finally:
+            await admin.close()
+        return name
+
+    async def _empty_database(self, name: str) -> None:
+        admin = await self.admin(name)
+        try:
+            await admin.execute("SET default_transaction_read_only = off")
+            await admin.execute(EMPTY_DATABASE)
+            await admin.execute(f"ALTER DATABASE {name} RESET ALL")
         finally:
             await admin.close()
 

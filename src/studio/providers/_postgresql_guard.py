@@ -9,7 +9,6 @@ Text that this parser cannot read runs nowhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,12 @@ from studio.errors import InvalidRequest, ReadOnly, UpstreamError
 CACHED_TEXT = 8_192
 """Longer statements are judged each time, in a thread: a cache of them would hold megabytes."""
 MAX_SLEEP_S = 60
+MAX_TOKENS = 20_000
+"""The tree of more would hold the interpreter's lock for more than 50 ms while it is decoded."""
+MAX_OPERATORS = 1_000
+"""PostgreSQL's scanner is quadratic in a run of these: 98,000 characters of /* took 11 s."""
+_OPERATORS = re.compile(rf"[-~!@#^&|`?+*/%<>=]{{{MAX_OPERATORS}}}")
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 _REFUSED_PREFIXES = (
     # locks, signals, files, large objects, other servers, replication, statistics: none is undone by ROLLBACK
@@ -129,10 +134,13 @@ def _judge(text: str) -> Verdict:
         what = "holds no statement" if not statements else "holds several statements; give one, or use transaction"
         raise InvalidRequest.at("query", what)
     [(root, body)] = statements[0]["stmt"].items()
+    noted = _survey(body)
     reading = _not_reading(root, body)
     if reading is None:
-        reading = next(_objections(body), None)
-    plain = all(name in _PLAIN for name in _functions(body))
+        explained = next(iter(body["query"].values())) if root == "ExplainStmt" else None
+        objections = (_objection(key, value, explained) for key, value in noted)
+        reading = next(filter(None, objections), None)
+    plain = all(_known(value) for key, value in noted if key == "FuncCall")
     return Verdict(root, reading, _NOT_EXECUTED.get(root), plain)
 
 
@@ -144,6 +152,10 @@ def _parsed(text: str) -> list[Any]:
 
     if len(text) > MAX_TEXT or "\x00" in text:
         raise InvalidRequest.at("query", f"must be at most {MAX_TEXT} characters, without NUL")
+    if _OPERATORS.search(text):
+        raise InvalidRequest.at("query", f"has a run of {MAX_OPERATORS} or more operator characters; bind such text")
+    if len(text) > MAX_TOKENS and sum(1 for _ in _TOKEN.finditer(text)) > MAX_TOKENS:
+        raise InvalidRequest.at("query", f"has more than {MAX_TOKENS} tokens; bind long lists as one array parameter")
     try:
         return pgparse.parse(text)  # type: ignore[no-any-return]
     except RecursionError:
@@ -166,39 +178,40 @@ def _not_reading(root: str, body: dict[str, Any]) -> str | None:
     return f"{root.removesuffix('Stmt').upper()} is not a read"
 
 
-def _nodes(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every (key, value) of the tree; a loop of our own, so that no depth can end the process."""
+_NOTED = {"FuncCall", "intoClause", "lockingClause"}
+
+
+def _survey(tree: Any) -> list[tuple[str, Any]]:
+    """All nodes that matter here, by key, in one pass; a loop of our own, so that no depth can end the process."""
+    noted: list[tuple[str, Any]] = []
     left = [tree]
     while left:
         node = left.pop()
-        if isinstance(node, dict):
-            yield from node.items()
-            left.extend(value for value in node.values() if isinstance(value, (dict, list)))
-        else:
-            left.extend(item for item in node if isinstance(item, (dict, list)))
+        for key, value in node.items() if type(node) is dict else (("", item) for item in node):
+            if type(value) is dict or type(value) is list:
+                if key in _NOTED or key[-4:] == "Stmt":
+                    noted.append((key, value))
+                left.append(value)
+    return noted
 
 
-def _objections(body: dict[str, Any]) -> Iterator[str]:
-    explained = "query" in body
-    for key, value in _nodes(body):
-        if key == "intoClause":
-            yield "SELECT INTO makes a table"
-        elif key == "lockingClause":
-            yield "FOR UPDATE and FOR SHARE lock rows"
-        elif key.endswith("Stmt") and key != "SelectStmt" and not (explained and value is body["query"].get(key)):
-            yield "it holds a statement that writes"
-        elif key == "FuncCall":
-            name = _name(value)
-            if name in _REFUSED or name.startswith(_REFUSED_PREFIXES) or _long_sleep(name, value):
-                yield f"the function {name} acts outside of the transaction or hides what it runs"
+def _objection(key: str, value: Any, explained: Any) -> str | None:
+    """Why a statement that holds this node is no read."""
+    if key == "FuncCall":
+        name = _name(value)
+        if name in _REFUSED or name.startswith(_REFUSED_PREFIXES) or _long_sleep(name, value):
+            return f"the function {name} acts outside of the transaction or hides what it runs"
+        return None
+    if key == "intoClause":
+        return "SELECT INTO makes a table"
+    if key == "lockingClause":
+        return "FOR UPDATE and FOR SHARE lock rows"
+    return None if key == "SelectStmt" or value is explained else "it holds a statement that writes"
 
 
-def _functions(body: dict[str, Any]) -> Iterator[str]:
-    for key, value in _nodes(body):
-        if key == "FuncCall":
-            names = value["funcname"]
-            known = len(names) == 1 or names[0]["String"]["sval"] == "pg_catalog"
-            yield _name(value) if known else "?"
+def _known(call: dict[str, Any]) -> bool:
+    names = call["funcname"]
+    return _name(call) in _PLAIN and (len(names) == 1 or names[0]["String"]["sval"] == "pg_catalog")
 
 
 def _name(call: dict[str, Any]) -> str:
@@ -210,8 +223,8 @@ def _long_sleep(name: str, call: dict[str, Any]) -> bool:
     """A constant that only the time limit would end; it is refused before it holds a session."""
     if name != "pg_sleep":
         return False
-    constants = [value for key, value in _nodes(call.get("args", [])) if key in {"ival", "fval", "sval"}]
-    return any(_number(value) > MAX_SLEEP_S for value in constants)
+    constants = [constant for argument in call.get("args", ()) for constant in argument.get("A_Const", {}).values()]
+    return any(_number(value) > MAX_SLEEP_S for one in constants if type(one) is dict for value in one.values())
 
 
 def _number(constant: Any) -> float:

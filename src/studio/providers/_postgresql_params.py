@@ -93,7 +93,17 @@ def _to_native_text(value: Any) -> str:
     return str(value) if isinstance(value, UUID) else _to_text(value)
 
 
+def _as_it_is(value: Any) -> Any:
+    """For types that we do not know, such as domains in an array: the driver or the server judges it."""
+    return value
+
+
+_STRINGS = (
+    "text varchar bpchar name char xml inet cidr macaddr macaddr8 bit varbit point lseg path box polygon line circle "
+    "tsvector tsquery jsonpath int4range int8range numrange tsrange tstzrange daterange"
+)
 _ENCODERS: dict[str, Encode] = {
+    **dict.fromkeys(_STRINGS.split(), _to_text),
     **dict.fromkeys(["int2", "int4", "int8", "oid", "xid", "cid", "xid8"], _to_int),
     **dict.fromkeys(["float4", "float8"], _to_float),
     **dict.fromkeys(["date", "time", "timetz", "timestamp", "timestamptz", "uuid"], _to_native_text),
@@ -121,4 +131,4 @@ def encoder(name: str) -> Encode:
     """What turns a JSON value, or a Python one of an in-process caller, into what the driver takes."""
     if name.endswith("[]"):
         return _array_of(encoder(name.removesuffix("[]")))
-    return _ENCODERS.get(name, _to_text)
+    return _ENCODERS.get(name, _as_it_is)

@@ -26,6 +26,9 @@ CLOSE_S = 5.0
 SEEN_TEXTS = 4_096
 """Texts remembered as seen once; the second time a text gets a prepared statement."""
 
+PREAMBLE_TAG = b"SET"
+"""The command tag of the last statement of a preamble; no statement that may run here has it."""
+
 UNLOCK = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
 """The end of a read that called functions of which we know nothing: session locks outlive a ROLLBACK."""
 RESET = (
@@ -58,7 +61,7 @@ class Session:
         return None if plan is None or plan.state.closed else plan
 
     def begin(self, *, write: bool, check: str | None = None) -> None:
-        """Write the start of a transaction ahead of the next message; see `_postgresql_wire`.
+        """Send the start of a transaction ahead of the next message; see `_postgresql_wire`.
 
         `check` is a query that the server's grammar must also take as that of a read-only cursor:
         it refuses all but SELECT and VALUES, and data-modifying CTEs.
@@ -67,7 +70,7 @@ class Session:
         if check is not None:
             start += parse(f"DECLARE _q NO SCROLL CURSOR FOR {check}")
         self._open = True
-        self.conn._transport.write(start)
+        self.conn._transport.ahead = start
 
     async def prepare(self, text: str, *, keep: bool) -> Plan:
         """Parse and describe; the statement stays on the server if `keep`."""
@@ -80,7 +83,9 @@ class Session:
 
     async def first(self, plan: Plan, values: list[Any], limit: int) -> tuple[list[Any], bytes, bool]:
         """Bind and fetch up to `limit` rows: records, command tag, and whether that was all."""
-        return await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)  # type: ignore[no-any-return]
+        records, tag, done = await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)
+        # The end of the preamble looks to asyncpg like the end of the statement; its tag tells the two apart.
+        return records, tag, len(records) < limit or (done and tag != PREAMBLE_TAG)
 
     async def more(self, plan: Plan, limit: int) -> tuple[list[Any], bytes, bool]:
         """The next rows of what `first` began."""

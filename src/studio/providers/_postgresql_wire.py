@@ -52,6 +52,30 @@ class Refused(Exception):
     """The server asked for something that must not be answered; the message says what."""
 
 
+class Channel:
+    """A transport that sends what lies in `ahead` in front of the next message, as one packet with it.
+
+    asyncpg's protocol and our session share it: what asyncpg writes next is what the preamble is for.
+    """
+
+    def __init__(self, transport: Any, guard: GuardedLoop) -> None:
+        self._transport = transport
+        self._guard = guard
+        self.ahead = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: Any) -> None:
+        if self.ahead:
+            data, self.ahead = self.ahead + bytes(data), b""
+        self._transport.write(data)
+
+    def set_protocol(self, protocol: Any) -> None:
+        """asyncpg calls this after a TLS handshake, with the protocol that will log in."""
+        self._transport.set_protocol(_LoginGate(protocol, self._guard, self._transport, tls=True))
+
+
 class GuardedLoop:
     """The event loop for one asyncpg connection: dials only what the network permits, judges log-ins."""
 
@@ -64,54 +88,38 @@ class GuardedLoop:
         return getattr(self._loop, name)
 
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int, **options: Any) -> Any:
-        """As asyncio's; asyncpg calls it for log-ins and for cancel requests."""
+        """As asyncio's; asyncpg calls it for log-ins, TLS negotiations and cancel requests."""
         self._network.permit(host, port)
-        transport, outer = await self._loop.create_connection(lambda: _gate(factory(), self), host, port, **options)
-        return transport, getattr(outer, "inner", outer)
+        transport, outer = await self._loop.create_connection(lambda: self._judged(factory()), host, port, **options)
+        if isinstance(outer, _LoginGate):
+            return outer.channel, outer.inner
+        return transport, outer
 
     async def start_tls(self, transport: Any, protocol: Any, context: Any, **options: Any) -> Any:
         """As asyncio's; the log-in that follows goes through the judge too."""
         upgraded = await self._loop.start_tls(transport, protocol, context, **options)
-        return upgraded and _TlsTransport(upgraded, self)
+        return upgraded and Channel(upgraded, self)
 
-
-class _TlsTransport:
-    """A transport that puts the judge in front of the protocol it is given."""
-
-    def __init__(self, transport: Any, guard: GuardedLoop) -> None:
-        self._transport = transport
-        self._guard = guard
-        self.write = transport.write
-        self.writelines = transport.writelines
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def set_protocol(self, protocol: Any) -> None:
-        judged = _gate(protocol, self._guard)
-        if isinstance(judged, _LoginGate):
-            judged.transport, judged.tls = self._transport, True
-        self._transport.set_protocol(judged)
-
-
-def _gate(protocol: Any, guard: GuardedLoop) -> Any:
-    """A judge in front of a log-in; asyncpg's TLS negotiation and cancel request have none."""
-    return _LoginGate(protocol, guard) if hasattr(protocol, "get_server_pid") else protocol
+    def _judged(self, protocol: Any) -> Any:
+        """A judge in front of a log-in; a TLS negotiation or a cancel request gets none."""
+        return _LoginGate(protocol, self) if hasattr(protocol, "get_server_pid") else protocol
 
 
 class _LoginGate(asyncio.Protocol):
     """Passes whole messages on until AuthenticationOk, then steps aside."""
 
-    def __init__(self, inner: Any, guard: GuardedLoop) -> None:
+    def __init__(self, inner: Any, guard: GuardedLoop, transport: Any = None, *, tls: bool = False) -> None:
         self.inner = inner
         self.guard = guard
-        self.transport: Any = None
-        self.tls = False
+        self.transport = transport
+        self.tls = tls
+        self.channel: Channel | None = None
         self._held = b""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.inner.connection_made(transport)
+        self.channel = Channel(transport, self.guard)
+        self.inner.connection_made(self.channel)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.inner.connection_lost(exc)

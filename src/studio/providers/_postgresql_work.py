@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from studio.providers._postgresql_values import Plan, width
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 4_096
 """More rows at a time would hold the event loop for longer than 10 ms while they are decoded."""
+
+RETRY_WITHIN_S = 0.1
+"""A session that dies this soon was dead before; later, somebody ended what it was doing."""
 
 _ROW_CHANGES = {"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "SelectStmt"}
 
@@ -76,11 +80,12 @@ async def _begin_read(pool: Pool, call: Call, first: int, cursor: bool, end: str
     """The first rows; once more on a new session where an old one turns out to be dead or outdated."""
     for fresh in (False, True):
         session = await pool.acquire(fresh=fresh)
+        started = time.monotonic()
         try:
             return session, *await _run(pool, session, call, first, begin="read", cursor=cursor)
         except BaseException as exc:
             _give_back(pool, session, exc, end)
-            if not session.reused or not stale(exc):
+            if not _was_dead(session, exc, started):
                 raise
     raise AssertionError("a new session is never reused")
 
@@ -125,6 +130,11 @@ def _give_back(pool: Pool, session: Session, exc: BaseException, end: str | None
         pool.release(session, end)
 
 
+def _was_dead(session: Session, exc: BaseException, started: float) -> bool:
+    """Whether a session of the pool failed by itself, so that the same may be asked of a new one."""
+    return session.reused and stale(exc) and time.monotonic() - started < RETRY_WITHIN_S
+
+
 async def write(pool: Pool, work: Sequence[tuple[Call, Verdict]], config: ProviderConfig) -> list[Result]:
     """Statements as one transaction, committed when this returns.
 
@@ -133,7 +143,7 @@ async def write(pool: Pool, work: Sequence[tuple[Call, Verdict]], config: Provid
     rows_only = all(verdict.root in _ROW_CHANGES for _, verdict in work)
     for fresh in (False, True):
         session = await pool.acquire(fresh=fresh)
-        committing = False
+        started, committing = time.monotonic(), False
         try:
             results = [
                 await _change(pool, session, call, config, begin=None if at else "write")
@@ -143,7 +153,7 @@ async def write(pool: Pool, work: Sequence[tuple[Call, Verdict]], config: Provid
             committed = await session.commit()
         except BaseException as exc:
             _give_back(pool, session, exc, f"ROLLBACK; {RESET}")
-            if committing or not session.reused or not stale(exc):
+            if committing or not _was_dead(session, exc, started):
                 raise
         else:
             pool.release(session, RESET if rows_only else DISCARD)
@@ -161,12 +171,14 @@ async def _change(pool: Pool, session: Session, call: Call, config: ProviderConf
     room = config.max_bytes
     while True:
         rows = plan.rows(records)
+        result.row_count += len(rows)
         room = _keep(result, rows, config.max_rows, room)
         if done:
             break
         limit = _next_limit(limit, rows)
         records, tag, done = await session.more(plan, limit)
-    result.row_count = _affected(tag)
+    if not plan.columns:  # of rows that are handed out in parts, the tag counts the last part
+        result.row_count = _affected(tag)
     return result
 
 

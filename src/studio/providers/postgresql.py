@@ -20,7 +20,7 @@ from studio.contract import Batch, Probe, Result, SqlProvider, Stage
 from studio.contract import sql as sqltext
 from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.network import TlsContext, tls_context
-from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, StudioError, Unreachable
+from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, NotFound, StudioError, Unreachable
 from studio.providers import _postgresql_catalog as catalog
 from studio.providers import _postgresql_guard as guard
 from studio.providers._postgresql_config import PostgresqlConfig
@@ -122,7 +122,7 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
         """Describe one table: columns, primary key, foreign keys and indexes."""
         found = await self._value(catalog.TABLE, table, schema or self.config.schema)
         if found is None:
-            raise InvalidRequest.at("table", "no such table or view can be seen; list_tables names those that can")
+            raise NotFound("table: no such table or view can be seen; list_tables names those that can")
         return found  # type: ignore[no-any-return]
 
     async def explain(self, query: Sql, params: Params = None) -> list[Any]:
