@@ -20,6 +20,7 @@ from studio.contract.network import Network
 from studio.contract.operation import Batch, Operation, operation
 from studio.contract.provider import Probe, Provider, Stage
 from studio.contract.values import canonical
+from studio.contract.web import ApiProvider, WebConfig
 from studio.models import Column, Effect, Result
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "BELOW",
     "LOWER",
     "TO_TRUE",
+    "ApiProvider",
     "Batch",
     "Column",
     "DatabaseProvider",
@@ -47,6 +49,7 @@ __all__ = [
     "SqlProvider",
     "Stage",
     "Text",
+    "WebConfig",
     "canonical",
     "operation",
 ]

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from studio.errors import FieldError, InvalidConfig
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_STEP = re.compile(r"(?:\\.|[^.\\])*", re.DOTALL)
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -168,11 +169,11 @@ def split_secrets(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, st
     secrets: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, SecretStr):
-            secrets[key] = value.get_secret_value()
+            secrets[path_step(key)] = value.get_secret_value()
         elif isinstance(value, Mapping):
             inner, found = split_secrets(value)
             public[key] = inner
-            secrets.update({f"{key}.{name}": secret for name, secret in found.items()})
+            secrets.update({f"{path_step(key)}.{name}": secret for name, secret in found.items()})
         else:
             public[key] = value
     return public, secrets
@@ -182,12 +183,24 @@ def join_secrets(public: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[
     """The reverse of `split_secrets`: a tree with the secrets back in place, as plain text."""
     tree: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()}
     for path, secret in secrets.items():
-        head, _, rest = path.partition(".")
+        step, _, rest = _first_step(path)
         if rest:
-            tree[head] = join_secrets(tree.get(head) or {}, {rest: secret})
+            tree[step] = join_secrets(tree.get(step) or {}, {rest: secret})
         else:
-            tree[head] = secret
+            tree[step] = secret
     return tree
+
+
+def path_step(key: str) -> str:
+    """A key as one step of a dotted path: a dot of its own (a header's name may have one) is escaped."""
+    return key.replace("\\", "\\\\").replace(".", "\\.")
+
+
+def _first_step(path: str) -> tuple[str, str, str]:
+    """The first key of a dotted path, the dot after it, and the rest."""
+    found = _STEP.match(path)
+    assert found is not None  # it matches the empty text too
+    return re.sub(r"\\(.)", r"\1", found[0]), path[found.end() : found.end() + 1], path[found.end() + 1 :]
 
 
 def field_errors(exc: ValidationError, prefix: str) -> list[FieldError]:

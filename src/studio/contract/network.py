@@ -48,7 +48,8 @@ class Network(Protocol):
 class TlsContext(ssl.SSLContext):
     """A client context that keeps the real host name when the driver dials a checked address.
 
-    `server_hostname` is used for SNI and for the certificate's name, whatever the driver passes.
+    `server_hostname` is used for SNI and for the certificate's name, whatever the driver passes;
+    None leaves that to the driver, so that one context can serve many hosts.
     `handshake_ms` is the time of the last finished handshake, None before.
     """
 
@@ -58,7 +59,8 @@ class TlsContext(ssl.SSLContext):
 
     def wrap_bio(self, incoming: Any, outgoing: Any, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """As in `ssl`, under `self.server_hostname`. asyncio calls this for each connection."""
-        kwargs["server_hostname"] = self.server_hostname
+        if self.server_hostname is not None:
+            kwargs["server_hostname"] = self.server_hostname
         wrapped = super().wrap_bio(incoming, outgoing, *args[:1], **kwargs)
         self._started = time.perf_counter()
         return wrapped
@@ -78,7 +80,7 @@ class _TimedObject(ssl.SSLObject):
 
 
 def tls_context(
-    host: str,
+    host: str | None,
     *,
     verify: bool,
     check_hostname: bool,
@@ -89,7 +91,7 @@ def tls_context(
     """A TLS 1.2+ client context. Costs 40 to 50 ms with the system's CAs: call it in a thread.
 
     Args:
-        host: the configured name, for SNI and certificate checks.
+        host: the configured name, for SNI and certificate checks; None for a driver that passes it.
         ca: PEM that replaces the system's CAs.
         cert, key: PEM of a client certificate.
 

@@ -107,6 +107,11 @@ class Provider(ABC, Generic[ConfigT]):
         """What `execute_query(query, params)` means here: an operation's name and its arguments."""
         return "query", {"query": query, "params": dict(params) if params else None}
 
+    @classmethod
+    def operations_for(cls, public: Mapping[str, Any]) -> Mapping[str, Operation]:
+        """The operations under a non-secret config: those of the class, and any that the config itself describes."""
+        return cls.operations
+
     async def probe(self, probe: Probe) -> None:
         """Test the connection in named stages. Families and providers refine this."""
         with probe.stage("login"):
@@ -115,16 +120,17 @@ class Provider(ABC, Generic[ConfigT]):
     # -- what the house does --------------------------------------------------------------------
 
     @classmethod
-    def operation(cls, name: str) -> Operation:
-        """The operation of that name.
+    def operation(cls, name: str, among: Mapping[str, Operation] | None = None) -> Operation:
+        """The operation of that name, of the class or `among` those of a connector (`operations_for`).
 
         Raises:
             OperationNotSupported: naming what exists.
         """
-        found = cls.operations.get(name)
+        known = cls.operations if among is None else among
+        found = known.get(name)
         if found is None:
-            known = ", ".join(sorted(cls.operations))
-            raise OperationNotSupported(f"{cls.kind} has no operation of that name; it has: {known}")
+            names = ", ".join(sorted(known)[:100])
+            raise OperationNotSupported(f"{cls.kind} has no operation of that name; it has: {names}")
         return found
 
     async def run(self, operation: Operation, arguments: Mapping[str, Any]) -> Result:

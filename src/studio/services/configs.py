@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
-from studio.contract import Provider, ProviderConfig
-from studio.contract.config import join_secrets
+from studio.contract import Operation, Provider, ProviderConfig
+from studio.contract.config import join_secrets, path_step
 from studio.errors import FieldError, InvalidConfig, OverrideNotAllowed, SecretsRequired
 from studio.models import Connector, ConnectorInstance, Sealed
 from studio.providers import load
@@ -39,6 +39,11 @@ class Effective:
     def __getitem__(self, name: str) -> Any:
         """The value in force of a field that is not secret."""
         return self.public[name] if name in self.public else self.kind.Config.defaults()[name]
+
+    @cached_property
+    def operations(self) -> Mapping[str, Operation]:
+        """What can be run there, by name."""
+        return self.kind.operations_for(self.public)
 
     def shown(self) -> dict[str, Any]:
         """All non-secret fields with the values in force; unset optional ones are left out."""
@@ -186,7 +191,8 @@ def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str
 def _paths(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in tree.items():
-        found |= _paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
+        step = prefix + path_step(key)
+        found |= _paths(value, f"{step}.") if isinstance(value, Mapping) else {step}
     return found
 
 

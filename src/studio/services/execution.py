@@ -82,7 +82,7 @@ def plan(principal: Principal, target: Target, name: str, arguments: Mapping[str
     Raises:
         OperationNotSupported, InvalidRequest, Inactive, OverrideNotAllowed, ReadOnly, Forbidden.
     """
-    operation = target.effective.kind.operation(name)
+    operation = target.effective.kind.operation(name, target.effective.operations)
     if target.connector.status == "inactive":
         raise Inactive("the connector is switched off; an admin can set its status to active")
     if target.effective.unfit:

@@ -63,7 +63,7 @@ class Operations(Bound):
         read_only = bool(target.effective["read_only"])
         return [
             operation.describe()
-            for operation in target.effective.kind.operations.values()
+            for operation in target.effective.operations.values()
             if not isinstance(operation.effect, Effect)
             or policy.allows(self._principal, operation.effect, read_only=read_only)
         ]

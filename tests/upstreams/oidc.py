@@ -1,0 +1,76 @@
+"""A certified OpenID provider (the `oidc-provider` package) and an API that takes its tokens."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers import Server, StartFailed
+
+FOLDER = Path(__file__).resolve().parents[1] / "servers_env"
+LIFETIME_S = 60
+
+
+class OidcProvider(Server):
+    """Client credentials with both kinds of client authentication; `/api/…` wants a token, `/_control` tells and sets.
+
+    Clients: `basic` (client_secret_basic) and `post` (client_secret_post), both with `secret`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = "s3cr#t@/:%\" " + secrets.token_urlsafe(12)
+
+    def command(self) -> list[str]:
+        """node with our small script."""
+        node = shutil.which("node")
+        if node is None or not (FOLDER / "node_modules" / "oidc-provider").exists():
+            raise StartFailed("node or its oidc-provider package is missing; run: make servers")
+        return [node, str(FOLDER / "oidc_provider.mjs"), str(self.port), self.secret, str(LIFETIME_S)]
+
+    @property
+    def url(self) -> str:
+        """The issuer."""
+        return f"http://{self.host}:{self.port}"
+
+    def config(self, *, client: str = "basic", **auth: Any) -> dict[str, Any]:
+        """A connector's configuration for the API, with some fields of `auth` changed."""
+        return {
+            "base_url": f"{self.url}/api",
+            "health_path": "/me",
+            "auth": {
+                "type": "oauth2_client_credentials", "token_url": f"{self.url}/token", "client_id": client,
+                "client_secret": self.secret, "client_auth": f"client_secret_{client}", "scope": "api:read", **auth,
+            },
+        }  # fmt: skip
+
+    def control(self, **settings: Any) -> dict[str, Any]:
+        """Change how the server behaves (`lifetime`, `slow_ms`, `revoke`, `reset`); its counters."""
+        request = urllib.request.Request(f"{self.url}/_control", json.dumps(settings).encode(), method="POST")
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            counters: dict[str, Any] = json.load(answer)
+        return counters
+
+
+@pytest.fixture(scope="session")
+def oidc_server() -> Iterator[OidcProvider]:
+    """The OpenID provider of the whole run."""
+    server = OidcProvider()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def oidc(oidc_server: OidcProvider) -> OidcProvider:
+    """The OpenID provider with its counters at zero and its settings as at the start."""
+    oidc_server.control(reset=True)
+    return oidc_server
