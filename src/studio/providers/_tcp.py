@@ -1,0 +1,124 @@
+"""How a provider of one host and port reaches it: checked addresses, TLS under the host's name, test stages.
+
+Shared by the providers whose protocols run on one TCP connection that we open ourselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from studio.contract import Network, Probe, Stage
+from studio.contract.network import TlsContext, tls_context
+from studio.errors import InvalidConfig, StudioError, Unreachable
+
+Connection = TypeVar("Connection")
+
+_TRUST = {
+    10: "the server's certificate has expired",
+    18: "the server's certificate is self-signed and not in tls_ca",
+    19: "the server's certificate comes from a CA that is neither in tls_ca nor known to this system",
+    20: "the server's certificate comes from a CA that is neither in tls_ca nor known to this system",
+    62: "the server's certificate is for another host name",
+    64: "the server's certificate is for another IP address",
+}
+"""OpenSSL's X509_V_ERR_* in words."""
+
+
+class TlsFailed(Unreachable):
+    """The TCP connection stands, but no TLS session came of it."""
+
+
+class Tcp:
+    """One configured endpoint.
+
+    Args:
+        connect_timeout_s: bound on one connection, from the look-up of the name to the log-in.
+        tls: whether to speak TLS; the certificate and the host name in it are always checked then.
+        ca: PEM that replaces the system's CAs.
+    """
+
+    def __init__(
+        self, network: Network, host: str, port: int, *, connect_timeout_s: float, tls: bool, ca: str | None
+    ) -> None:
+        self.network, self.host, self.port = network, host, port
+        self.connect_timeout_s = connect_timeout_s
+        self._tls, self._ca = tls, ca
+        self._context: TlsContext | None = None
+        self._lock = asyncio.Lock()
+
+    async def context(self) -> TlsContext | None:
+        """The endpoint's TLS context, made once and in a thread: it costs up to 50 ms. None without TLS."""
+        if not self._tls or self._context is not None:
+            return self._context
+        async with self._lock:
+            if self._context is None:
+                try:
+                    self._context = await asyncio.to_thread(
+                        tls_context, self.host, verify=True, check_hostname=True, ca=self._ca
+                    )
+                except (ssl.SSLError, ValueError):
+                    raise InvalidConfig.at("config.tls_ca", "is not a usable PEM") from None
+        return self._context
+
+    async def open(self, log_in: Callable[[socket.socket, TlsContext | None], Awaitable[Connection]]) -> Connection:
+        """Dial a checked address and hand the socket over to `log_in`, all within `connect_timeout_s`.
+
+        Raises:
+            Unreachable: nothing answers, or not in time.
+            TlsFailed: see `tls_failure`.
+            EgressDenied: the address may not be dialled.
+            StudioError: what `log_in` raises.
+        """
+        try:
+            async with asyncio.timeout(self.connect_timeout_s):
+                context = await self.context()
+                sock = await self.network.connect(self.host, self.port)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                return await log_in(sock, context)
+        except TimeoutError:
+            raise _too_slow() from None
+
+    async def reach(self, probe: Probe, log_in: Callable[[], Awaitable[Connection]]) -> Connection:
+        """The stages of a connection test: resolve, connect (TCP only), tls, login."""
+        with probe.stage("resolve"):
+            await self.network.resolve(self.host, self.port)
+        with probe.stage("connect"):
+            try:
+                async with asyncio.timeout(self.connect_timeout_s):
+                    (await self.network.connect(self.host, self.port)).close()
+            except TimeoutError:
+                raise _too_slow() from None
+        context = await self.context()  # its CPU time is ours, not the server's
+        start = time.perf_counter()
+        try:
+            connection = await log_in()
+        except StudioError as exc:
+            unfinished = context is not None and context.handshake_ms is None
+            name = "tls" if unfinished or isinstance(exc, TlsFailed) else "login"
+            probe.stages.append(Stage(name, ok=False, ms=(time.perf_counter() - start) * 1000))
+            raise
+        spent = (time.perf_counter() - start) * 1000
+        handshake = context.handshake_ms if context else None
+        if handshake is not None:
+            probe.stages.append(Stage("tls", ok=True, ms=handshake))
+        probe.stages.append(Stage("login", ok=True, ms=spent - (handshake or 0)))
+        return connection
+
+
+def tls_failure(exc: OSError) -> TlsFailed:
+    """A handshake that failed, without a byte of what the other side sent."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return TlsFailed("TLS failed: " + _TRUST.get(exc.verify_code, "the server's certificate is not trusted"))
+    if isinstance(exc, ssl.SSLError):
+        return TlsFailed("TLS failed: the two sides found no common ground; does the server speak TLS on that port?")
+    return TlsFailed("TLS failed: the other side closed the connection; does the server speak TLS on that port?")
+
+
+def _too_slow() -> Unreachable:
+    return Unreachable("the server did not answer within connect_timeout_s; a firewall may drop the packets")
