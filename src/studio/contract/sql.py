@@ -20,6 +20,7 @@ class Dialect:
 
     `skip` matches one string, quoted name, comment, cast or other place in which a colon means
     nothing to us. `placeholder` gives the driver's mark for the parameter of a 1-based number.
+    Where marks have no numbers (`positional`), a name that stands twice is bound twice.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Dialect:
     placeholder: Callable[[int], str]
     nested_comments: bool = False
     dollar_quotes: bool = False
+    positional: bool = False
 
 
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
@@ -62,11 +64,25 @@ SQLITE = Dialect(
     ),
     lambda number: f"?{number}",
 )
+MYSQL = Dialect(
+    "mysql",
+    re.compile(
+        r"""'(?:[^'\\]|\\.|'')*'              # string, as without NO_BACKSLASH_ESCAPES
+        | "(?:[^"\\]|\\.|"")*"              # string too, as without ANSI_QUOTES
+        | `(?:[^`]|``)*`                    # quoted name
+        | \#[^\n]*                          # comment
+        | --(?=[\x00-\x20\x7f]|\Z)[^\n]*    # comment, only before a blank or the end
+        """,
+        re.X | re.S,
+    ),
+    lambda number: "?",
+    positional=True,
+)
 
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with the driver's placeholders, and the parameter names in the order of their numbers."""
+    """SQL with the driver's placeholders, and the parameter names in the order of the values to bind."""
 
     text: str
     names: tuple[str, ...]
@@ -78,7 +94,7 @@ class Statement:
             InvalidRequest: naming a parameter that is missing or that the statement does not have.
         """
         given = params or {}
-        missing = [name for name in self.names if name not in given]
+        missing = [name for name in dict.fromkeys(self.names) if name not in given]
         extra = [str(name)[:64] for name in given if name not in self.names]
         if missing or extra:
             fields = [FieldError(f"params.{name}", "is missing: the statement uses it") for name in missing]
@@ -89,7 +105,7 @@ class Statement:
 
 @lru_cache(maxsize=1024)
 def parse(text: str, dialect: Dialect) -> Statement:
-    """Replace each `:name` by the dialect's placeholder; the same name gets the same number.
+    """Replace each `:name` by the dialect's placeholder; the same name gets the same number, if there are numbers.
 
     Raises:
         InvalidRequest: the text is empty, too long, or holds a NUL or an unfinished string or comment.
@@ -100,6 +116,7 @@ def parse(text: str, dialect: Dialect) -> Statement:
         raise InvalidRequest.at("query", f"must be at most {MAX_TEXT} characters, without NUL")
     parts: list[str] = []
     numbers: dict[str, int] = {}
+    marks: list[str] = []
     at = 0
     while at < len(text):
         end = _skip(text, at, dialect)
@@ -107,13 +124,14 @@ def parse(text: str, dialect: Dialect) -> Statement:
             found = _PARAMETER.match(text, at) if text[at] == ":" else None
             if found and not (at and (text[at - 1].isalnum() or text[at - 1] in "_:")):
                 number = numbers.setdefault(found[1], len(numbers) + 1)
+                marks.append(found[1])
                 parts.append(dialect.placeholder(number))
                 at = found.end()
                 continue
             end = at + 1
         parts.append(text[at:end])
         at = end
-    return Statement("".join(parts), tuple(numbers))
+    return Statement("".join(parts), tuple(marks if dialect.positional else numbers))
 
 
 _LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+([A-Za-z]+)", re.S)

@@ -1,0 +1,166 @@
+"""Reads and writes on a pool of sessions: batches, caps, transactions, and the one retry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio.contract import Batch, ProviderConfig, Result
+from studio.contract.values import size_of
+from studio.errors import InvalidRequest
+from studio.providers._mysql_errors import from_server, stale
+from studio.providers._mysql_guard import Verdict
+from studio.providers._mysql_params import encode
+from studio.providers._mysql_pool import READ_WRITE, Clean, Pool, Session
+from studio.providers._mysql_values import Plan
+
+
+@dataclass(frozen=True)
+class Call:
+    """A statement with `?` placeholders, the names of its parameters in that order, and their values."""
+
+    text: str
+    names: tuple[str, ...] = ()
+    values: list[Any] = field(default_factory=list)
+
+
+def explain_text(text: str) -> str:
+    """The statement that shows the plan of `text` and does not run it."""
+    return f"EXPLAIN FORMAT=JSON {text}"
+
+
+async def read(pool: Pool, call: Call, *, plain: bool = True) -> AsyncGenerator[Batch, None]:
+    """Rows of a query in a read-only session, in batches as the server sends them (256 KiB at most).
+
+    Args:
+        pool: where the session comes from.
+        call: the query.
+        plain: whether nothing of it can stay in the session.
+    """
+    clean: Clean | None = None if plain else Session.reset
+    session, plan, follow = await _begin_read(pool, call, clean)
+    done = not follow
+    rows: list[tuple[Any, ...]] = []
+    try:
+        while not done:
+            rows, done = await session.conn.rows(plan)
+            if not done:
+                yield Batch(plan.columns, rows)
+    except GeneratorExit:
+        pool.finish(session, plan, clean)
+        raise
+    except BaseException:
+        pool.release(session, clean)
+        raise
+    pool.release(session, clean)  # before the last rows are handed out: their reader may be slow
+    yield Batch(plan.columns, rows)
+
+
+async def _begin_read(pool: Pool, call: Call, clean: Clean | None) -> tuple[Session, Plan, bool]:
+    """The head of the answer; once more on a new session where an old one turns out to be dead or outdated."""
+    values = encode(call.names, call.values)
+    for fresh in (False, True):
+        session = await pool.acquire(fresh=fresh)
+        try:
+            plan = await _prepared(session, call)
+            return session, plan, await session.conn.start(plan, values)
+        except BaseException as exc:
+            pool.release(session, clean)
+            if not session.reused or not stale(exc):
+                raise
+    raise AssertionError("a new session is never reused")
+
+
+async def _prepared(session: Session, call: Call) -> Plan:
+    plan = await session.plan(call.text)
+    if plan.marks != len(call.values):
+        raise InvalidRequest.at("query", "uses ? marks; give values as :name parameters instead")
+    return plan
+
+
+async def write(pool: Pool, call: Call, verdict: Verdict, config: ProviderConfig) -> Result:
+    """One statement, committed when this returns: MySQL commits each by itself, or before and after it.
+
+    A session found dead before the statement was sent is replaced once; later nobody knows.
+    """
+    values = encode(call.names, call.values)
+    session = await _writable(pool, READ_WRITE, call)
+    clean: Clean = Session.reset
+    try:
+        result = await _change(session, call, values, config)
+        if session.conn.in_transaction:  # a procedure began one
+            await session.conn.run("COMMIT")
+        if verdict.rows_only:
+            clean = Session.read_only
+        return result
+    except Exception as exc:
+        if verdict.rows_only and from_server(exc):
+            clean = Session.read_only
+        raise
+    finally:
+        pool.release(session, clean)
+
+
+async def transaction(pool: Pool, work: Sequence[tuple[Call, Verdict]], config: ProviderConfig) -> list[Result]:
+    """Statements as one transaction, committed when this returns; any error undoes them all."""
+    encoded = [encode(call.names, call.values) for call, _ in work]
+    session = await _writable(pool, "START TRANSACTION READ WRITE", work[0][0])
+    plain = all(verdict.plain for _, verdict in work)
+    try:
+        results = []
+        for (call, _), values in zip(work, encoded, strict=True):
+            results.append(await _change(session, call, values, config))
+        await session.conn.run("COMMIT")
+        return results
+    except BaseException:
+        plain = False  # the reset rolls back
+        raise
+    finally:
+        pool.release(session, None if plain else Session.reset)
+
+
+async def _writable(pool: Pool, statement: str, first: Call) -> Session:
+    """A session that may write, with the first statement prepared; nothing has happened yet."""
+    for fresh in (False, True):
+        session = await pool.acquire(fresh=fresh)
+        try:
+            await session.conn.run(statement)  # the server would not even prepare a write before this
+            await _prepared(session, first)
+            return session
+        except BaseException as exc:
+            pool.release(session, Session.reset)
+            if not session.reused or not stale(exc):
+                raise
+    raise AssertionError("a new session is never reused")
+
+
+async def _change(session: Session, call: Call, values: tuple[Any, ...], config: ProviderConfig) -> Result:
+    """Run one statement to its end; of what it returns, keep what fits the caps."""
+    conn, plan = session.conn, await _prepared(session, call)
+    follow = await conn.start(plan, values)
+    result = Result(columns=plan.columns, rows=[]) if follow else Result()
+    room, done, returned = config.max_bytes, not follow, 0
+    while not done:
+        rows, done = await conn.rows(plan)
+        returned += len(rows)
+        room = _keep(result, rows, config.max_rows, room)
+    result.row_count = returned if follow else conn.affected
+    if conn.inserted and not follow:
+        result.data = {"last_insert_id": conn.inserted}
+    while conn.busy:  # a procedure answers with several results; the first one is kept
+        done = not await conn.result(plan)
+        while not done:
+            _, done = await conn.rows(plan)
+    return result
+
+
+def _keep(result: Result, rows: list[tuple[Any, ...]], max_rows: int, room: int) -> int:
+    """Add rows up to the caps; the bytes that are left."""
+    for row in rows:
+        room -= sum(map(size_of, row))
+        if result.truncated or room < 0 or len(result.rows or ()) >= max_rows:
+            result.truncated = True
+            break
+        result.rows.append(row)  # type: ignore[union-attr]
+    return room
