@@ -52,7 +52,6 @@ async def test_a_key_is_shown_once_and_only_its_hash_is_kept(service: ConnectorS
     ("body", "field"),
     [
         ({"role": None}, "role"),
-        ({"role": "admin", "agent_id": "agent-1"}, "role"),
         ({"role": "king"}, "role"),
         ({"role": "admin", "aliases": ["db"]}, "agent_id"),
         ({"role": "admin", "effects": ["read"]}, "agent_id"),

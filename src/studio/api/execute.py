@@ -13,7 +13,6 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -69,7 +68,7 @@ class Execute:
             await _send(send, *problems.problem(problems.as_studio(exc)))
 
     async def _plan(self, caller: ConnectorService, parts: Mapping[str, str | None], body: dict[str, Any]) -> Planned:
-        names = {name: unquote(value) for name, value in parts.items() if value is not None}
+        names = {name: value for name, value in parts.items() if value is not None}
         operation = names.pop("operation", None)
         target = await caller.target(**names)
         if operation is not None:

@@ -48,9 +48,7 @@ def json_object(body: bytes) -> dict[str, Any]:
         BadRequest: naming the field where there is one.
     """
     try:
-        value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
-        )
+        value = _decode(body.decode("utf-8"))
     except UnicodeDecodeError as exc:
         raise BadRequest.at("body", "is not UTF-8") from exc
     except RecursionError as exc:
@@ -81,6 +79,9 @@ def _integer(text: str) -> int:
 
 def _constant(_text: str) -> NoReturn:
     raise BadRequest.at("body", "holds NaN or Infinity, which JSON does not have")
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant).decode
 
 
 def _refuse_unsafe_text(value: Any, path: str) -> None:

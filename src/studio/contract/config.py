@@ -12,7 +12,9 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -49,10 +51,9 @@ def _secret_pem(value: SecretStr) -> SecretStr:
 
 def _host(value: str) -> str:
     """A DNS name or an IP literal, and nothing that a driver could read as a path or a socket."""
-    try:
-        return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
-    except ValueError:
-        pass
+    if "%" not in value:  # no zones: anything may stand behind the %, and link-local addresses are closed anyway
+        with suppress(ValueError):
+            return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
     name = value.removesuffix(".")
     if not name or len(name) > 253 or not all(_LABEL.fullmatch(part) for part in name.split(".")):
         raise ValueError("must be a host name or an IP address, without scheme, port or path")
@@ -133,11 +134,16 @@ class ProviderConfig(BaseModel):
         return [name for name, _ in cls._marked(Destination)]
 
     @classmethod
+    @cache
     def defaults(cls) -> dict[str, Any]:
         """Field names, as callers write them, with the values that hold where they are left out."""
-        return {
+        found = {
             info.alias or name: None if info.is_required() else info.get_default(call_default_factory=True)
             for name, info in cls.model_fields.items()
+        }
+        return {
+            name: split_secrets(value.model_dump(by_alias=True))[0] if isinstance(value, BaseModel) else value
+            for name, value in found.items()
         }
 
     @classmethod

@@ -29,6 +29,8 @@ class Dialect:
     nested_comments: bool = False
     dollar_quotes: bool = False
     positional: bool = False
+    quotes: str = "'\""
+    """What opens a string or a quoted name: where one does not end, the text is refused at once."""
 
 
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
@@ -63,6 +65,7 @@ SQLITE = Dialect(
         re.X | re.S,
     ),
     lambda number: f"?{number}",
+    quotes="'\"`[",
 )
 MYSQL = Dialect(
     "mysql",
@@ -77,6 +80,7 @@ MYSQL = Dialect(
     ),
     lambda number: "?",
     positional=True,
+    quotes="'\"`",
 )
 
 
@@ -158,7 +162,7 @@ def _skip(text: str, at: int, dialect: Dialect) -> int | None:
     found = dialect.skip.match(text, at) or _WORD.match(text, at)
     if found:
         return found.end()
-    if text[at] in "'\"`":
+    if text[at] in dialect.quotes:
         raise InvalidRequest.at("query", "has a string or quoted name that does not end")
     return None
 

@@ -30,7 +30,7 @@ def _integer(value: int) -> int | str:
 
 def _float(value: float) -> float | str:
     if math.isfinite(value):
-        return value
+        return float(value)  # a subclass too, which the JSON writer would not know
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 

@@ -20,6 +20,8 @@ from studio.services.inputs import ConnectorChange, Listing, NewConnector, NewTe
 from studio.services.shapes import connector_dict, kind_dict
 from studio.store.store import Filters
 
+_MERGE_TRIES = 5
+
 
 class Connectors(Bound):
     """See the methods."""
@@ -129,23 +131,36 @@ class Connectors(Bound):
         Raises:
             NotFound, BadRequest, InvalidRequest, InvalidConfig, Conflict, SecretsRequired.
         """
-        core, scope, connector = await self._find(connector_id, Role.ADMIN)
-        change = ConnectorChange.parse(body)
-        if version is not None and version != connector.version:
-            raise Conflict(f"the connector is at version {connector.version} now; read it again")
+        for left in reversed(range(_MERGE_TRIES)):
+            core, scope, connector = await self._find(connector_id, Role.ADMIN)
+            change = ConnectorChange.parse(body)
+            if version is not None and version != connector.version:
+                raise Conflict(f"the connector is at version {connector.version} now; read it again")
+            values = self._changed(core, connector, change)
+            if not values:
+                return connector_dict(connector, core.configs.effective(connector))
+            if test:
+                await self._must_pass(core, replace(connector, version=connector.version + 1, **values))
+            try:
+                changed = await scope.change_connector(connector.id, version=connector.version, values=values)
+            except Conflict as exc:
+                # Somebody else's change came between. A caller who named no version wants a merge: merge again.
+                if exc.fields or version is not None or not left:
+                    raise
+                continue
+            core.sessions.retire(connector.id, below=changed.version)
+            return connector_dict(changed, core.configs.effective(changed))
+        raise AssertionError("the last try returns or raises")
+
+    def _changed(self, core: Core, connector: Connector, change: ConnectorChange) -> dict[str, Any]:
+        """The columns to store, sealed for the next version; none where the change changes nothing."""
         config = core.configs.merged(connector, change.config or {})
+        name, status = change.name or connector.name, change.status or connector.status
+        same_config = config.split() == core.configs.release(connector).split()
+        if same_config and (name, status) == (connector.name, connector.status):
+            return {}
         sealed = core.configs.seal(connector.organization_id, connector.id, connector.version + 1, config)
-        values = {
-            "config_encrypted": sealed.token,
-            "key_id": sealed.key_id,
-            "name": change.name or connector.name,
-            "status": change.status or connector.status,
-        }
-        if test:
-            await self._must_pass(core, replace(connector, version=connector.version + 1, **values))
-        changed = await scope.change_connector(connector.id, version=connector.version, values=values)
-        core.sessions.retire(connector.id, below=changed.version)
-        return connector_dict(changed, core.configs.effective(changed))
+        return {"config_encrypted": sealed.token, "key_id": sealed.key_id, "name": name, "status": status}
 
     async def delete(self, connector_id: str) -> Record:
         """Delete a connector and its attachments. Raises NotFound."""

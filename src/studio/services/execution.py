@@ -67,7 +67,7 @@ class _Course:
 
 async def by_alias(core: Core, scope: Scope, principal: Principal, agent_id: str, alias: str) -> Target:
     """The connector that an agent knows under an alias. Raises NotFound."""
-    found = await scope.attachments(agent_id, alias) if policy.allows_alias(principal, alias) else []
+    found = await scope.attachment(agent_id, alias) if policy.allows_alias(principal, alias) else []
     if not found:
         raise NotFound(NO_ALIAS)
     if len(found) > 1:

@@ -21,8 +21,8 @@ UNKNOWN = "the API key is missing, unknown, expired or revoked; send it as Autho
 
 
 def _drafted(body: NewKey, organization_id: str, created_by: str) -> tuple[ApiKey, str]:
-    if (body.role is None) == (body.agent_id is None):
-        raise InvalidRequest.at("role", "give either role (a person or service) or agent_id (an agent's own key)")
+    if body.role is None and body.agent_id is None:
+        raise InvalidRequest.at("role", "give role (a person or service) or agent_id (an agent's own key)")
     if body.agent_id is None and (body.aliases or body.effects):
         raise InvalidRequest.at("agent_id", "aliases and effects limit an agent's key; give agent_id")
     token = tokens.new_token()
@@ -32,7 +32,7 @@ def _drafted(body: NewKey, organization_id: str, created_by: str) -> tuple[ApiKe
         prefix=token.prefix,
         digest=token.digest,
         name=body.name,
-        role=body.role.value if body.role else None,
+        role=body.role.value if body.role and not body.agent_id else None,  # an agent's key has no role
         agent_id=body.agent_id,
         aliases=",".join(body.aliases) if body.aliases else None,
         effects=",".join(body.effects) if body.effects else None,

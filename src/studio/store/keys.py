@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from studio.errors import NotFound
 from studio.models import ApiKey, Sealed, now
 from studio.store.engine import Database, lock_table, upsert
 from studio.store.tables import api_keys, connector_instances, connectors, key_canaries
+
+_BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
 
 
 class Keys:
@@ -38,9 +40,8 @@ class Keys:
 
     async def by_prefix(self, prefix: str) -> ApiKey | None:
         """The key of a prefix, of whichever organization."""
-        statement = select(api_keys).where(api_keys.c.prefix == prefix)
-        row = await self._database.lookup(lambda connection: connection.execute(statement).first())
-        return ApiKey(*row) if row else None
+        rows = await self._database.lookup(_BY_PREFIX, {"prefix": prefix})
+        return ApiKey(*rows[0]) if rows else None
 
     async def all(self) -> list[ApiKey]:
         """Every key, in the order of creation."""

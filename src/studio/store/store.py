@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Conflict, FieldError, NotFound
@@ -38,6 +39,24 @@ class Page:
     next_id: str | None
 
 
+_CONNECTOR = select(connectors).where(connectors.c.id == bindparam("id"))
+_INSTANCE = select(connector_instances).where(connector_instances.c.id == bindparam("id"))
+_ATTACHED = (
+    select(*connector_instances.c, *connectors.c)
+    .join_from(connector_instances, connectors, connectors.c.id == connector_instances.c.connector_id)
+    .order_by(connector_instances.c.id)
+)
+_ALIAS = _ATTACHED.where(
+    connector_instances.c.agent_id == bindparam("agent_id"), connector_instances.c.alias == bindparam("alias")
+)
+
+
+@cache
+def _within(statement: Select[Any], table: Table) -> Select[Any]:
+    """The statement, narrowed to one organization."""
+    return statement.where(table.c.organization_id == bindparam("organization_id"))
+
+
 class Scope:
     """All metadata of one organization; of all of them for None (the trusted in-process caller)."""
 
@@ -61,8 +80,10 @@ class Scope:
 
     async def connector(self, connector_id: str) -> Connector:
         """One connector. Raises NotFound."""
-        statement = select(connectors).where(connectors.c.id == connector_id, self._mine(connectors))
-        return await self._database.lookup(lambda connection: _connector(connection, statement))
+        rows = await self._lookup(_CONNECTOR, connectors, id=connector_id)
+        if not rows:
+            raise NotFound(NO_CONNECTOR)
+        return Connector(*rows[0])
 
     async def connectors(self, filters: Filters, *, limit: int, after: str | None, offset: int) -> Page:
         """A page in the order of creation. `total` counts all that match, without `after` and `offset`."""
@@ -152,13 +173,10 @@ class Scope:
 
     async def instance(self, instance_id: str) -> ConnectorInstance:
         """One attachment. Raises NotFound."""
-        statement = select(connector_instances).where(
-            connector_instances.c.id == instance_id, self._mine(connector_instances)
-        )
-        row = await self._database.lookup(lambda connection: connection.execute(statement).mappings().first())
-        if row is None:
+        rows = await self._lookup(_INSTANCE, connector_instances, id=instance_id)
+        if not rows:
             raise NotFound(NO_INSTANCE)
-        return ConnectorInstance(**row)
+        return ConnectorInstance(*rows[0])
 
     async def instances_of(self, connector_id: str) -> list[ConnectorInstance]:
         """Who uses a connector, in the order of attaching."""
@@ -170,23 +188,16 @@ class Scope:
         rows = await self._database.read(lambda connection: connection.execute(statement).mappings().all())
         return [ConnectorInstance(**row) for row in rows]
 
-    async def attachments(self, agent_id: str, alias: str | None = None) -> list[tuple[ConnectorInstance, Connector]]:
-        """An agent's attachments with their connectors; at most one an organization where `alias` is given."""
-        ours, theirs = list(connector_instances.c), list(connectors.c)
-        statement = (
-            select(*ours, *theirs)
-            .join_from(connector_instances, connectors, connectors.c.id == connector_instances.c.connector_id)
-            .where(connector_instances.c.agent_id == agent_id, self._mine(connector_instances))
-            .order_by(connector_instances.c.id)
-        )
-        if alias is not None:
-            statement = statement.where(connector_instances.c.alias == alias)
+    async def attachment(self, agent_id: str, alias: str) -> list[tuple[ConnectorInstance, Connector]]:
+        """What an agent knows under an alias: at most one an organization."""
+        rows = await self._lookup(_ALIAS, connector_instances, agent_id=agent_id, alias=alias)
+        return [_attached(row) for row in rows]
 
-        def work(connection: Connection) -> list[tuple[ConnectorInstance, Connector]]:
-            rows = connection.execute(statement).all()
-            return [(ConnectorInstance(*row[: len(ours)]), Connector(*row[len(ours) :])) for row in rows]
-
-        return await (self._database.read(work) if alias is None else self._database.lookup(work))
+    async def attachments(self, agent_id: str) -> list[tuple[ConnectorInstance, Connector]]:
+        """An agent's attachments with their connectors, in the order of attaching."""
+        statement = _ATTACHED.where(connector_instances.c.agent_id == agent_id, self._mine(connector_instances))
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return [_attached(row) for row in rows]
 
     async def remove_instance(self, instance_id: str) -> None:
         """Detach. Raises NotFound."""
@@ -196,6 +207,14 @@ class Scope:
         if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
             raise NotFound(NO_INSTANCE)
 
+    async def _lookup(self, statement: Select[Any], table: Table, **values: str) -> Sequence[Sequence[Any]]:
+        """Rows of this organization; see `Database.lookup`."""
+        if self._organization_id is None:
+            return await self._database.lookup(statement, values)
+        return await self._database.lookup(
+            _within(statement, table), {**values, "organization_id": self._organization_id}
+        )
+
     async def _write(self, work: Callable[[Connection], T], *, taken: FieldError) -> T:
         try:
             return await self._database.write(work)
@@ -203,6 +222,11 @@ class Scope:
             if is_unique_violation(exc):
                 raise Conflict(f"{taken.field}: {taken.message}", fields=[taken]) from None
             raise NotFound(NO_CONNECTOR) from None
+
+
+def _attached(row: Sequence[Any]) -> tuple[ConnectorInstance, Connector]:
+    width = len(connector_instances.c)
+    return ConnectorInstance(*row[:width]), Connector(*row[width:])
 
 
 class Store:
