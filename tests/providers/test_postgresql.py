@@ -190,10 +190,11 @@ async def test_a_value_that_does_not_fit_names_its_parameter_and_keeps_the_sessi
 
 
 async def test_parameters_are_found_where_they_are_and_nowhere_else(server: Any) -> None:
-    query = "SELECT :a::int, ':b', $$:c$$, \"x:d\".y, /* :e */ '{}'::int[], ('{1,2,3}'::int[])[1:2], :a::text FROM (SELECT 1 AS y) \"x:d\" -- :f"
-    assert (await call(server, "query", query=query, params={"a": 5})).rows == [
-        (5, ":b", ":c", 1, [], [1, 2], "5")
-    ] or True
+    query = """
+        SELECT :a::int, ':b', $$:c$$, "x:d".y /* :e */, ('{1,2,3}'::int[])[1:2], '{"a":1}'::jsonb @> '{"a":1}', :a::text
+        FROM (SELECT 1 AS y) "x:d" -- :f"""
+    result = await call(server, "query", query=query, params={"a": 5})
+    assert result.rows == [(5, ":b", ":c", 1, [1, 2], True, "5")]
     with pytest.raises(InvalidRequest, match=r"params\.b"):
         await call(server, "query", query="SELECT :a::int", params={"a": 1, "b": 2})
     with pytest.raises(InvalidRequest, match=r"params\.a"):

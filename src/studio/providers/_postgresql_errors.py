@@ -54,8 +54,6 @@ _TRUST = {
 
 def login_error(exc: Exception) -> StudioError:
     """A failed connect or log-in as one of ours, without a byte of what the other side sent."""
-    if isinstance(exc, StudioError):
-        return exc
     state = getattr(exc, "sqlstate", None)
     if state is not None and (found := _look_up(_LOGIN, state)):
         return found[0](found[1])

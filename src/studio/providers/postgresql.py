@@ -229,6 +229,8 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
                 statement_cache_size=100, max_cached_statement_lifetime=0, max_cacheable_statement_size=15_360,
                 connection_class=Connection, loop=loop,
             )  # fmt: skip
+        except StudioError:  # the address may not be dialled
+            raise
         except Exception as exc:
             if loop.refusal is not None:
                 raise AuthFailed(f"the server's log-in was refused by this service: {loop.refusal}") from exc
