@@ -42,6 +42,7 @@ from studio.providers import _sqlite_process as process
 from studio.providers import _sqlite_worker as worker_module
 from studio.providers._sqlite_session import Session
 from studio.providers.sqlite import Sqlite, SqliteConfig
+from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 
 ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
@@ -49,12 +50,15 @@ COUNT = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n 
 ONE_LONG_STEP = "SELECT instr(zeroblob({0}), CAST(zeroblob({0} / 2) || x'01' AS BLOB))"
 """Quadratic inside of one function call, where no interrupt and no progress handler is looked at."""
 
+GATE = Egress(private_open=True)
+"""The gate of every provider here; `root` sets its folder."""
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "files"
     folder.mkdir()
-    monkeypatch.setattr(Sqlite, "root", folder)
+    monkeypatch.setattr(GATE, "files_root", folder)
     make(folder / "shop.db")
     return folder
 
@@ -76,7 +80,7 @@ def make(path: Path, sql: str = "") -> None:
 
 
 def opened(**more: Any) -> Any:
-    return open_provider(Sqlite, {"path": "shop.db", **more})
+    return open_provider(Sqlite, {"path": "shop.db", **more}, network=GATE)
 
 
 def writable(**more: Any) -> Any:
@@ -216,7 +220,7 @@ async def test_a_hostile_table_name_is_only_a_name(root: Path, name: str) -> Non
 async def test_a_table_with_a_hostile_name_is_described(root: Path) -> None:
     name = "we\"ird'; DROP TABLE users; --"
     make(root / "odd.db", 'CREATE TABLE "we""ird\'; DROP TABLE users; --" (a)')
-    async with open_provider(Sqlite, {"path": "odd.db"}) as db:
+    async with open_provider(Sqlite, {"path": "odd.db"}, network=GATE) as db:
         assert (await call(db, "describe_table", table=name)).data["name"] == name
 
 
@@ -599,10 +603,10 @@ async def test_a_journal_left_by_a_killed_writer_is_rolled_back_by_the_next_read
     """
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert (root / "big.db-journal").stat().st_size > 0
-    async with open_provider(Sqlite, {"path": "big.db"}) as reader:
+    async with open_provider(Sqlite, {"path": "big.db"}, network=GATE) as reader:
         with pytest.raises(UpstreamError, match="cut off"):
             await call(reader, "query", query="SELECT sum(a) FROM t")
-    async with open_provider(Sqlite, {"path": "big.db", "read_only": False}) as db:
+    async with open_provider(Sqlite, {"path": "big.db", "read_only": False}, network=GATE) as db:
         assert (await call(db, "query", query="SELECT min(a) FROM t")).rows == [(1,)]
 
 
@@ -893,11 +897,11 @@ from studio.providers.sqlite import Sqlite
 from studio.security.egress import Egress
 from studio.testing.harness import call
 
-Sqlite.root = Path(sys.argv[1])
+gate = Egress(private_open=True, files_root=Path(sys.argv[1]))
 kept = []
 
 async def main():
-    db = Sqlite(Sqlite.Config.parse({"path": "shop.db"}), network=Egress(private_open=True))
+    db = Sqlite(Sqlite.Config.parse({"path": "shop.db"}), network=gate)
     kept.append(db)
     await db.open(AsyncExitStack())
     await call(db, "query", query="SELECT 1")
@@ -984,7 +988,7 @@ def test_a_path_that_could_leave_the_folder_is_no_config(path: str) -> None:
 
 
 async def refusal(path: str, **more: Any) -> StudioError:
-    async with open_provider(Sqlite, {"path": path, **more}) as db:
+    async with open_provider(Sqlite, {"path": path, **more}, network=GATE) as db:
         with pytest.raises(StudioError) as caught:
             await call(db, "query", query="SELECT * FROM users")
     assert not workers()
@@ -1015,7 +1019,7 @@ async def test_an_absolute_path_is_fine_inside_of_the_folder_only(root: Path, tm
     make(tmp_path / "outside.db")
     assert isinstance(await refusal(str(tmp_path / "outside.db")), InvalidConfig)
     assert isinstance(await refusal(str(root)), InvalidConfig)
-    async with open_provider(Sqlite, {"path": str(root / "shop.db")}) as db:
+    async with open_provider(Sqlite, {"path": str(root / "shop.db")}, network=GATE) as db:
         assert (await call(db, "query", query="SELECT 1")).rows == [(1,)]
 
 
@@ -1026,7 +1030,7 @@ async def test_the_services_own_files_are_refused_by_name_and_by_inode(
     os.link(root / "studio.db", root / "innocent.db")
     (root / "private").mkdir()
     make(root / "private" / "keys.db")
-    monkeypatch.setattr(Sqlite, "forbidden", frozenset({root / "studio.db", root / "private"}))
+    monkeypatch.setattr(GATE, "own_files", frozenset({root / "studio.db", root / "private"}))
     for path in ("studio.db", "innocent.db", "private/keys.db", "studio.db-x"):
         error = await refusal(path, read_only=False, create=True)
         assert isinstance(error, InvalidConfig)
@@ -1051,7 +1055,7 @@ async def test_a_missing_file_is_unreachable_and_is_not_made(root: Path) -> None
 
 
 async def test_create_makes_the_file_where_writing_is_allowed(root: Path) -> None:
-    async with open_provider(Sqlite, {"path": "new.db", "read_only": False, "create": True}) as db:
+    async with open_provider(Sqlite, {"path": "new.db", "read_only": False, "create": True}, network=GATE) as db:
         assert (await call(db, "list_tables")).rows == []
         await call(db, "execute", query="CREATE TABLE t (a)")
         assert [row[1] for row in (await call(db, "list_tables")).rows] == ["t"]
@@ -1059,7 +1063,7 @@ async def test_create_makes_the_file_where_writing_is_allowed(root: Path) -> Non
 
 
 async def test_without_a_folder_nothing_is_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sqlite, "root", None)
+    monkeypatch.setattr(GATE, "files_root", None)
     assert "STUDIO_SQLITE_ROOT" in (await refusal("shop.db")).message
 
 
@@ -1082,7 +1086,7 @@ async def test_a_file_that_is_no_database_says_so(root: Path) -> None:
 
 
 async def refusal_with_worker(path: str) -> StudioError:
-    async with open_provider(Sqlite, {"path": path}) as db:
+    async with open_provider(Sqlite, {"path": path}, network=GATE) as db:
         with pytest.raises(StudioError) as caught:
             await call(db, "query", query="SELECT * FROM sqlite_schema")
     return caught.value
@@ -1102,7 +1106,7 @@ async def test_errors_of_sqlite_keep_its_words(root: Path) -> None:
 
 async def probed(path: str, **more: Any) -> tuple[Probe, StudioError | None]:
     probe = Probe()
-    async with open_provider(Sqlite, {"path": path, **more}) as db:
+    async with open_provider(Sqlite, {"path": path, **more}, network=GATE) as db:
         try:
             await db.probe(probe)
         except Exception as exc:

@@ -43,10 +43,6 @@ class Sqlite(SqlProvider[SqliteConfig]):
 
     kind: ClassVar[str] = "sqlite"
     Config: ClassVar[type[ProviderConfig]] = SqliteConfig
-    root: ClassVar[Path | None] = None
-    """Folder that files are opened below. The composition root sets it; None opens nothing."""
-    forbidden: ClassVar[frozenset[Path]] = frozenset()
-    """Files and folders of the service itself, which no connector opens."""
     fixes: ClassVar[Mapping[str, str]] = {
         "open": "put the database file in the folder for SQLite files (STUDIO_SQLITE_ROOT) and give its name as path",
         "privileges": "let the service's account read the file",
@@ -157,8 +153,8 @@ class Sqlite(SqlProvider[SqliteConfig]):
 
     def _locate(self) -> Path:
         may_create = self.config.create and not self.config.read_only
-        root, own = self.root or self.network.files_root, self.forbidden | self.network.own_files
-        return locate(self.config.path, root=root, forbidden=own, create=may_create)
+        gate = self.network
+        return locate(self.config.path, root=gate.files_root, forbidden=gate.own_files, create=may_create)
 
     def _current(self) -> object:
         """The file at the path now: a worker that has another one open is replaced."""
