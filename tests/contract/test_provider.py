@@ -105,8 +105,8 @@ async def test_the_row_cap_is_exact_however_the_rows_arrive(there: int, size: in
 @pytest.mark.parametrize(("there", "rows", "truncated"), [(10, 10, False), (11, 10, True), (9, 9, False)])
 @pytest.mark.parametrize("size", [1, 3, 100])
 async def test_the_byte_cap_is_exact_too(there: int, size: int, rows: int, truncated: bool) -> None:
-    """102 characters and two quotes are 104 bytes; ten such rows fill 1,040."""
-    result = await run(await tiny(max_bytes=1040), "rows", count=there, size=size, width=102)
+    """A row is counted as its JSON: 102 characters, two quotes and two brackets; ten such rows fill 1,060."""
+    result = await run(await tiny(max_bytes=1060), "rows", count=there, size=size, width=102)
     assert (result.row_count, result.truncated) == (rows, truncated)
 
 

@@ -143,6 +143,8 @@ class Provider(ABC, Generic[ConfigT]):
             return await self._collect(self.stream(operation, arguments))
         try:
             answer = await operation.method(self, **arguments)
+        except StudioError:
+            raise
         except Exception as exc:
             raise self.error(exc) from exc
         return answer if isinstance(answer, Result) else _as_result(answer)
@@ -154,6 +156,8 @@ class Provider(ABC, Generic[ConfigT]):
             async with aclosing(rows):
                 async for batch in rows:
                     yield batch
+        except StudioError:
+            raise
         except Exception as exc:
             raise self.error(exc) from exc
 
@@ -178,6 +182,8 @@ class Provider(ABC, Generic[ConfigT]):
         async with AsyncExitStack() as stack:
             try:
                 content = await stack.enter_async_context(form.method(self, **arguments))
+            except StudioError:
+                raise
             except Exception as exc:
                 raise self.error(exc) from exc
             content.chunks = await stack.enter_async_context(aclosing(self._ours(content.chunks)))
@@ -191,13 +197,19 @@ class Provider(ABC, Generic[ConfigT]):
         try:
             answer = await form.method(self, source, **arguments)
         except Exception as exc:
-            raise source.failure or self.error(exc) from exc
+            if source.failure is not None:
+                raise source.failure from None
+            if isinstance(exc, StudioError):
+                raise
+            raise self.error(exc) from exc
         return answer if isinstance(answer, Result) else _as_result(answer)
 
     async def _ours(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         try:
             async for chunk in chunks:
                 yield chunk
+        except StudioError:
+            raise
         except Exception as exc:
             raise self.error(exc) from exc
 
@@ -236,13 +248,12 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
     async with aclosing(batches) as source:
         async for batch in source:
             rows = batch.rows
-            fit = min(len(rows), rows_left)
-            taken = 0
-            for row in rows[:fit]:
-                bytes_left -= sum(map(size_of, row))
-                if bytes_left < 0:
-                    break
-                taken += 1
+            taken = min(len(rows), rows_left)
+            # The rows' own bytes: without the brackets around the list and the commas between them.
+            size = size_of(rows[:taken]) - taken - 1 if taken else 0
+            if size > bytes_left:
+                taken, size = _fitting(rows[:taken], bytes_left)
+            bytes_left -= size
             rows_left -= taken
             more = taken < len(rows)
             yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
@@ -268,6 +279,17 @@ class _Source:
         except Exception as exc:
             self.failure = exc
             raise
+
+
+def _fitting(rows: list[tuple[Any, ...]], room: int) -> tuple[int, int]:
+    """How many of the rows fit into `room` bytes, and their bytes."""
+    size = 0
+    for number, row in enumerate(rows):
+        more = size_of(row)
+        if size + more > room:
+            return number, size
+        size += more
+    return len(rows), size
 
 
 def _as_result(value: Any) -> Result:
