@@ -1,3 +1,8 @@
 """Fixtures of upstream servers: one import a kind; each starts on first use and ends with the run."""
 
+from tests.upstreams.httpbin import httpbin, own_httpbin  # noqa: F401
+from tests.upstreams.mariadb import mariadb, mariadb_database  # noqa: F401
+from tests.upstreams.minio import minio, own_minio  # noqa: F401
+from tests.upstreams.oidc import oidc, oidc_server  # noqa: F401
 from tests.upstreams.redis import own_redis, redis_db, redis_server  # noqa: F401
+from tests.upstreams.seaweedfs import own_seaweedfs, seaweedfs  # noqa: F401
