@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,6 +31,10 @@ class Application:
         parts = execute.match(scope)
         if parts is not None:
             await self._execute(parts, scope, receive, send)
+        elif scope["type"] == "http":
+            # Answered and logged by then: raised further, its text would stand in the server's log.
+            with suppress(Exception):
+                await self.management(scope, receive, send)
         else:
             await self.management(scope, receive, send)
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from studio import errors
+from studio.api.wire import ClientGone
 from studio.errors import FieldError, StudioError
 from studio.models import new_id
 
@@ -124,4 +125,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 404:
             return respond(errors.NotFound("no such route"))
-        return respond(errors.BadRequest(str(exc.detail)), exc.status_code)
+        answer = respond(errors.BadRequest(str(exc.detail)), exc.status_code)
+        answer.headers.update(exc.headers or {})  # such as Allow
+        return answer
+
+    @app.exception_handler(ClientGone)
+    async def _gone(_request: Request, _exc: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
