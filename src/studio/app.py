@@ -11,8 +11,9 @@ from fastapi.openapi.utils import get_openapi
 
 from studio import __version__
 from studio.api import agents, connectors, execute, keys, problems, system
-from studio.api.execute import Execute, Scope, Send
-from studio.api.wire import Receive
+from studio.api.execute import Execute
+from studio.api.wire import Receive, Scope, Send
+from studio.mcp import endpoint
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
@@ -25,12 +26,15 @@ class Application:
         self.service = ConnectorService(self.settings)
         self.management = _management(self.service, self.settings)
         self._execute = Execute(self.service, self.settings.max_body_bytes)
+        self._mcp = endpoint.Mcp(self.service, self.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope (ASGI 3)."""
         parts = execute.match(scope)
         if parts is not None:
             await self._execute(parts, scope, receive, send)
+        elif endpoint.match(scope):
+            await self._mcp(scope, receive, send)
         elif scope["type"] == "http":
             # Answered and logged by then: raised further, its text would stand in the server's log.
             with suppress(Exception):

@@ -6,9 +6,12 @@ No HTTP, exit or MCP status stands here; each surface owns a table from these cl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,3 +188,15 @@ def codes() -> dict[str, type[StudioError]]:
     for cls in StudioError.__subclasses__():
         found.setdefault(cls.code, cls)
     return found
+
+
+def as_studio(exc: Exception) -> StudioError:
+    """Any exception as one of ours; what is not ours is logged by class and place, never by its text."""
+    if isinstance(exc, StudioError):
+        return exc
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    logger.error("unexpected %s at %s", type(exc).__name__, where)
+    return Internal("something went wrong inside the service; its log names the place")

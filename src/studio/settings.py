@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that `studio serve` listens on.")
     port: int = Field(8400, ge=0, le=65_535, description="Port that `studio serve` listens on.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names that requests may be made under, beside loopback and the listening address; * for any."
+    )
     sqlite_root: Path | None = Field(
         None, description="Folder below which sqlite connectors may open files. Empty: `files` in the data folder."
     )
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest request body that is read.")
 
-    @field_validator("egress_allow", "egress_deny", mode="before")
+    @field_validator("allowed_hosts", "egress_allow", "egress_deny", mode="before")
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

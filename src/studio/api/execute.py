@@ -8,9 +8,8 @@ injection and response models.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,15 +18,22 @@ import orjson
 from studio.api import problems
 from studio.api.auth import bearer_of
 from studio.api.schemas import PROBLEMS, RESULT, inline
-from studio.api.wire import ClientGone, Receive, json_object, read_body
+from studio.api.wire import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    json_object,
+    read_body,
+    send_answer,
+    until_client_goes,
+)
 from studio.contract.provider import Capped
 from studio.models import Result
 from studio.services.connector_service import ConnectorService
 from studio.services.execution import Planned
 from studio.services.inputs import NewQuery
 
-Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 NDJSON = "application/x-ndjson"
 _PATH = re.compile(
     r"/api/v1/(?:connectors/(?P<connector_id>[^/]+)|agents/(?P<agent_id>[^/]+)/connectors/(?P<alias>[^/]+))"
@@ -57,15 +63,17 @@ class Execute:
             caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
             body = json_object(await read_body(receive, self._max_body_bytes) or b"{}")
             planned = await self._plan(caller, parts.groupdict(), body)
-            async with _until_client_goes(receive):
+            async with until_client_goes(receive):
                 if NDJSON in headers.get(b"accept", b"").decode("latin-1"):
                     await _stream(caller.stream(planned), send)
                 else:
-                    await _send(send, 200, {"content-type": "application/json"}, encode(await caller.run(planned)))
+                    await send_answer(
+                        send, 200, {"content-type": "application/json"}, encode(await caller.run(planned))
+                    )
         except ClientGone:
             return
         except Exception as exc:
-            await _send(send, *problems.problem(problems.as_studio(exc)))
+            await send_answer(send, *problems.problem(problems.as_studio(exc)))
 
     async def _plan(self, caller: ConnectorService, parts: Mapping[str, str | None], body: dict[str, Any]) -> Planned:
         names = {name: value for name, value in parts.items() if value is not None}
@@ -80,39 +88,6 @@ class Execute:
 def encode(result: Result) -> bytes:
     """A result in its public form."""
     return orjson.dumps(result.to_dict())
-
-
-class _until_client_goes:  # noqa: N801 - reads as a phrase
-    """Cancels the body of the `async with` when the client closes its connection."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._watch = asyncio.create_task(self._wait())
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        self._watch.cancel()
-        if self._gone and kind is asyncio.CancelledError:
-            assert self._task is not None
-            self._task.uncancel()
-            raise ClientGone
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        assert self._task is not None
-        self._task.cancel()
-
-
-async def _send(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    raw.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _stream(parts: AsyncGenerator[Capped, None], send: Send) -> None:

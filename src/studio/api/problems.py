@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import orjson
@@ -13,10 +12,10 @@ from starlette.responses import Response
 
 from studio import errors
 from studio.api.wire import ClientGone
-from studio.errors import FieldError, StudioError
+from studio.errors import FieldError, StudioError, as_studio
 from studio.models import new_id
 
-logger = logging.getLogger(__name__)
+__all__ = ["STATUS", "as_studio", "install", "problem", "respond", "status_of"]
 
 STATUS: dict[type[StudioError], int] = {
     errors.NotFound: 404,
@@ -53,18 +52,6 @@ _TITLES = {
 def status_of(error: StudioError) -> int:
     """The HTTP status of an error: its class's row, or its nearest parent's."""
     return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
-
-
-def as_studio(exc: Exception) -> StudioError:
-    """Any exception as one of ours; what is not ours is logged by class and place, never by its text."""
-    if isinstance(exc, StudioError):
-        return exc
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    logger.error("unexpected %s at %s", type(exc).__name__, where)
-    return errors.Internal("something went wrong inside the service; its log names the place")
 
 
 def problem(error: StudioError, status: int | None = None) -> tuple[int, dict[str, str], bytes]:

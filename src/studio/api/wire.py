@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -12,7 +13,9 @@ from starlette.responses import Response
 
 from studio.errors import BadRequest, TooLarge
 
+Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _MAX_INTEGER = 2**63
 
@@ -104,3 +107,37 @@ def _printable(name: str) -> str:
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer of a value that is plain already."""
     return Response(orjson.dumps(value), status, dict(headers or {}), media_type="application/json")
+
+
+async def send_answer(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """One whole answer over ASGI."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+class until_client_goes:  # noqa: N801 - reads as a phrase
+    """Cancels the body of the `async with` when the client closes its connection."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watch = asyncio.create_task(self._wait())
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        self._watch.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            assert self._task is not None
+            self._task.uncancel()
+            raise ClientGone
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()

@@ -1,0 +1,139 @@
+"""`POST /mcp`: MCP over Streamable HTTP, as a small ASGI application beside the management API.
+
+One POST is one JSON-RPC message and gets one JSON answer. There are no sessions and no streams, so
+GET and DELETE are not allowed, and closing the connection cancels the work. Sources:
+https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http and
+https://modelcontextprotocol.io/specification/2025-11-25/basic/transports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qs
+
+import orjson
+
+from studio.api.auth import bearer_of
+from studio.api.hosts import Hosts
+from studio.api.problems import problem, status_of
+from studio.api.wire import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    json_object,
+    read_body,
+    send_answer,
+    until_client_goes,
+)
+from studio.errors import BadRequest, StudioError, TooLarge, as_studio
+from studio.mcp import protocol
+from studio.mcp.agent import Agent
+from studio.mcp.headers import check_headers, media_refusal, single
+from studio.mcp.protocol import Message, RpcError
+from studio.mcp.tools import Tools, tools_of
+from studio.services.connector_service import ConnectorService
+from studio.settings import Settings
+
+PATHS = frozenset({"/mcp", "/mcp/"})
+_JSON = {"content-type": "application/json"}
+_STATUS = {protocol.METHOD_NOT_FOUND: 404, protocol.INTERNAL_ERROR: 500}
+_LEGACY_STATUS = {protocol.PARSE_ERROR: 400, protocol.INVALID_REQUEST: 400, protocol.UNSUPPORTED_VERSION: 400}
+
+
+def match(scope: Scope) -> bool:
+    """Whether a request is for this endpoint."""
+    return scope["type"] == "http" and scope["path"] in PATHS
+
+
+class Mcp:
+    """Checks who asks and from where, then answers one message."""
+
+    def __init__(self, service: ConnectorService, settings: Settings) -> None:
+        self._service = service
+        self._max_body_bytes = settings.max_body_bytes
+        self._hosts = Hosts.of(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request; a client that goes away cancels its work."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            self._hosts.require(scope, headers)
+            if scope["method"] != "POST":
+                await send_answer(send, 405, {"allow": "POST"}, b"")
+                return
+            caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
+            if refused := media_refusal(headers):
+                await send_answer(send, *problem(BadRequest(refused[1]), refused[0]))
+                return
+            body = await read_body(receive, self._max_body_bytes)
+            async with until_client_goes(receive):
+                status, content = await _answer(body, scope, headers, _tools(caller, scope["query_string"]))
+                await send_answer(send, status, _JSON if content else {}, content)
+        except ClientGone:
+            return
+        except Exception as exc:
+            await send_answer(send, *problem(as_studio(exc)))
+
+
+def _tools(caller: ConnectorService, query: bytes) -> Tools:
+    """The tools of the key's own agent, or of the one that `?agent=` names; `?tools=` says which set."""
+    given = parse_qs(query.decode("latin-1")) if query else {}
+    agent_id = given.get("agent", [caller.principal.agent_id])[-1]
+    return tools_of(Agent(caller, agent_id), given.get("tools", [None])[-1])
+
+
+async def _answer(body: bytes, scope: Scope, headers: Mapping[bytes, bytes], tools: Tools) -> tuple[int, bytes]:
+    """Status and content. A notification has neither result nor error to carry, and gets no content."""
+    message: Message = {}
+    modern = True
+    try:
+        message = _read(body)
+        modern = _is_modern(message, headers)
+        if not modern and "method" not in message and ("result" in message or "error" in message):
+            return 202, b""  # legacy clients may answer requests; we never make any
+        protocol.check_message(message)
+        if "id" not in message:
+            return 202, b""
+        if modern:
+            _check_modern(message, scope["headers"])
+        return 200, orjson.dumps(await protocol.handle(message, tools, modern=modern))
+    except RpcError as exc:
+        return _failed(message, exc, modern=modern)
+    except StudioError as exc:
+        return _failed(message, protocol.rpc_error(exc, status_of(exc)), modern=modern)
+
+
+def _failed(message: Message, error: RpcError, *, modern: bool) -> tuple[int, bytes]:
+    status = error.status or (_STATUS.get(error.code, 400) if modern else _LEGACY_STATUS.get(error.code, 200))
+    return status, orjson.dumps(protocol.failure(protocol.id_of(message), error))
+
+
+def _read(body: bytes) -> Message:
+    try:
+        return json_object(body)
+    except TooLarge:
+        raise
+    except BadRequest as exc:
+        code = protocol.INVALID_REQUEST if body.lstrip()[:1] == b"[" else protocol.PARSE_ERROR
+        raise RpcError(code, f"the body is not one JSON-RPC message ({exc.message})") from None
+
+
+def _is_modern(message: Message, headers: Mapping[bytes, bytes]) -> bool:
+    """By what the message says of itself, else by its header; without either it is an earlier version's.
+
+    Raises:
+        RpcError: the header names a version of neither era.
+    """
+    version = single(headers, b"mcp-protocol-version")
+    if protocol.is_modern(message) or version in protocol.MODERN:
+        return True
+    if version is not None:
+        protocol.check_version(version, [*protocol.MODERN, *protocol.LEGACY])
+    return False
+
+
+def _check_modern(message: Message, raw: Iterable[tuple[bytes, bytes]]) -> None:
+    protocol.check_envelope(message)
+    check_headers(message, raw)
+    protocol.check_version(protocol.meta_of(message)[protocol.VERSION_KEY])
