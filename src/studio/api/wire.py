@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
@@ -16,8 +19,12 @@ from studio.errors import BadRequest, TooLarge
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[eE]\+?\d{3}|\d{300}")
+"""What may turn into unsafe text or into an endless number; nothing else needs the walk."""
 _MAX_INTEGER = 2**63
+DEEPEST = 64
+"""Levels of nesting that a body may have; a deeper one could exhaust the stack of whoever walks it."""
+_TOO_DEEP = f"is nested deeper than {DEEPEST} levels"
 
 
 class ClientGone(Exception):
@@ -44,60 +51,92 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 def json_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object (RFC 8259) as I-JSON (RFC 7493): UTF-8, no duplicate names, 64-bit integers.
 
-    NUL characters, lone surrogates, NaN and Infinity are refused as well: they mean different
-    things to different upstreams.
+    NUL characters, lone surrogates, NaN, Infinity and numbers beyond a double are refused as well:
+    they mean different things to different upstreams. So is nesting deeper than `DEEPEST`.
 
     Raises:
         BadRequest: naming the field where there is one.
     """
     try:
-        value = _decode(body.decode("utf-8"))
+        text = body.decode("utf-8")
+        value = _decode(text)
     except UnicodeDecodeError as exc:
         raise BadRequest.at("body", "is not UTF-8") from exc
     except RecursionError as exc:
-        raise BadRequest.at("body", "is nested too deeply") from exc
+        raise BadRequest.at("body", _TOO_DEEP) from exc
+    except _BadNumber:
+        value = _decode_marked(text)  # once more, to tell where it stands
+        _refuse_unsafe(value)
     except ValueError as exc:
         raise BadRequest.at("body", "is not JSON") from exc
     if not isinstance(value, dict):
         raise BadRequest.at("body", "must be a JSON object")
-    if _SUSPECT.search(body):
-        _refuse_unsafe_text(value, "")
+    if _SUSPECT.search(body) or body.count(b"{") + body.count(b"[") > DEEPEST:
+        _refuse_unsafe(value)
     return value
+
+
+class _BadNumber(Exception):
+    """A number that JSON does not have, or that would not arrive as it was sent."""
+
+
+@dataclass(frozen=True)
+class _Marked:
+    message: str
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise BadRequest.at(_printable(twice), "stands twice in one object")
     return found
 
 
+def _fits(text: str) -> bool:
+    return len(text) <= 20 and -_MAX_INTEGER <= int(text) < _MAX_INTEGER
+
+
 def _integer(text: str) -> int:
-    if len(text) > 20 or not -_MAX_INTEGER <= (value := int(text)) < _MAX_INTEGER:
-        raise BadRequest.at("body", "holds an integer past 64 bits; send it as a string")
-    return value
+    if not _fits(text):
+        raise _BadNumber
+    return int(text)
 
 
 def _constant(_text: str) -> NoReturn:
-    raise BadRequest.at("body", "holds NaN or Infinity, which JSON does not have")
+    raise _BadNumber
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant).decode
+_decode_marked = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=lambda text: int(text) if _fits(text) else _Marked("is an integer past 64 bits; send it as a string"),
+    parse_constant=lambda _text: _Marked("is NaN or Infinity, which JSON does not have"),
+).decode
 
 
-def _refuse_unsafe_text(value: Any, path: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            where = f"{path}.{_printable(key)}" if path else _printable(key)
-            _refuse_unsafe_text(key, where)
-            _refuse_unsafe_text(item, where)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _refuse_unsafe_text(item, f"{path}.{number}")
-    elif isinstance(value, str) and ("\x00" in value or any("\ud800" <= char <= "\udfff" for char in value)):
-        raise BadRequest.at(path, "holds a NUL character or half of a surrogate pair")
+def _refuse_unsafe(value: Any) -> None:
+    """Walk the whole value, without recursion: it may be deeper than the stack."""
+    left: list[tuple[Any, tuple[str, ...]]] = [(value, ())]
+    while left:
+        item, path = left.pop()
+        if len(path) > DEEPEST:
+            raise BadRequest.at("body", _TOO_DEEP)
+        if isinstance(item, dict):
+            for key, inner in item.items():
+                left += (key, (*path, key)), (inner, (*path, key))
+        elif isinstance(item, list):
+            left += [(inner, (*path, str(number))) for number, inner in enumerate(item)]
+        elif (why := _unsafe(item)) is not None:
+            raise BadRequest.at(".".join(map(_printable, path)) or "body", why)
+
+
+def _unsafe(value: Any) -> str | None:
+    if isinstance(value, str) and ("\x00" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+        return "holds a NUL character or half of a surrogate pair"
+    if isinstance(value, float) and math.isinf(value):
+        return "is a number beyond what a double holds; send it as a string"
+    return value.message if isinstance(value, _Marked) else None
 
 
 def _printable(name: str) -> str:
