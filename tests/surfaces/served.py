@@ -6,6 +6,7 @@ Every answer that passes through `Api.call` is searched for the toy's secrets.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,7 +99,8 @@ class Api:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if who is not None:
             sent["authorization"] = f"Bearer {self.keys[who]}"
-        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        text = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        data = None if text is None else io.BytesIO(text)  # aiohttp warns of large plain bytes
         async with self.session.request(method, self.base + path, data=data, headers=sent) as answer:
             reply = Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
         text = reply.body.decode("utf-8", "replace") + str(reply.headers)
