@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,14 @@ class Httpbin(Server):
             str(program), "httpbin:app", "-b", f"{self.host}:{self.port}", "-k", "gthread", "--threads", "32",
             "--keep-alive", "60", "--graceful-timeout", "1", "--log-level", "warning", "--worker-tmp-dir", str(self.dir),
         ]  # fmt: skip
+
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """End gunicorn and its worker: a crash must take both."""
+        if how is self.crash_signal and self.process is not None and self.process.poll() is None:
+            own = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            for child in own.read_text().split():
+                os.kill(int(child), how)
+        super().stop(how)
 
     @property
     def url(self) -> str:

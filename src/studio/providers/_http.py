@@ -17,7 +17,6 @@ import random
 import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -85,9 +84,9 @@ class HttpClient:
         """The stages of a connection test up to an open connection."""
         await _http_gate.reach(self._url, self._config, self._network, probe)
 
-    async def prepare(self) -> bool:
-        """Get a token where there is one to get. Whether that proved the credentials."""
-        return await self._credentials.prepare()
+    async def prepare(self) -> None:
+        """Get a token, where there is one to get. Raises AuthFailed."""
+        await self._credentials.prepare()
 
     @property
     def own_headers(self) -> frozenset[str]:
@@ -124,9 +123,12 @@ class HttpClient:
 
     async def _signed(self, request: Request) -> Request:
         """The request with the connector's headers and credentials, which win over the caller's."""
-        given = {name: value for name, value in request.headers.items() if name.lower() not in self._own}
-        signed = await self._credentials.apply(replace(request, headers=given), self._headers, self._host)
-        return replace(signed, headers={**signed.headers, **self._headers})
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in self._own}
+        headers |= self._headers
+        query = request.query + self._credentials.query
+        signed = Request(request.method, request.path, query, headers, request.body, request.idempotent)
+        headers |= await self._credentials.headers(signed, self._host)
+        return signed
 
     async def _patient(self, request: Request, origin: str, limit: int, until: float) -> Answer:
         """Send, and again where that is safe, useful and in time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from studio.contract.web import ApiKeyAuth, AwsSigV4Auth, BasicAuth, BearerAuth, OAuth2Auth, WebConfig
@@ -34,58 +34,50 @@ class Request:
 class Credentials:
     """No credentials; the base of the variants."""
 
-    async def apply(self, request: Request, headers: Mapping[str, str], host: str) -> Request:
-        """The request with its credentials.
+    query: tuple[tuple[str, str], ...] = ()
+    """Query parameters to add."""
+
+    async def headers(self, request: Request, host: str) -> Mapping[str, str]:
+        """Headers to add to a request that is complete but for them.
 
         Args:
-            headers: those of the connector, which are sent as well.
             host: the Host header as it will be sent.
         """
-        return request
+        return {}
 
     def spoil(self, request: Request) -> bool:
         """The upstream refused this one. Whether another try would carry other credentials."""
         return False
 
-    async def prepare(self) -> bool:
-        """Get ready ahead of the first request. Whether that proved the credentials."""
-        return False
+    async def prepare(self) -> None:
+        """Get ready ahead of the first request. Raises AuthFailed."""
 
     async def close(self) -> None:
         """End what is under way."""
 
 
-class _Header(Credentials):
-    def __init__(self, name: str, value: str) -> None:
-        self._added = {name: value}
+class _Fixed(Credentials):
+    def __init__(self, *, header: tuple[str, str] | None = None, query: tuple[str, str] | None = None) -> None:
+        self._headers = dict([header] if header else [])
+        self.query = (query,) if query else ()
 
-    async def apply(self, request: Request, headers: Mapping[str, str], host: str) -> Request:
-        return replace(request, headers={**request.headers, **self._added})
-
-
-class _Query(Credentials):
-    def __init__(self, name: str, value: str) -> None:
-        self._pair = (name, value)
-
-    async def apply(self, request: Request, headers: Mapping[str, str], host: str) -> Request:
-        return replace(request, query=(*request.query, self._pair))
+    async def headers(self, request: Request, host: str) -> Mapping[str, str]:
+        return self._headers
 
 
 class _OAuth2(Credentials):
     def __init__(self, source: TokenSource) -> None:
         self._source = source
 
-    async def apply(self, request: Request, headers: Mapping[str, str], host: str) -> Request:
-        token = await self._source.token()
-        return replace(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
+    async def headers(self, request: Request, host: str) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {await self._source.token()}"}
 
     def spoil(self, request: Request) -> bool:
         self._source.spoil(request.headers["Authorization"].removeprefix("Bearer "))
         return True
 
-    async def prepare(self) -> bool:
+    async def prepare(self) -> None:
         await self._source.token()
-        return True
 
     async def close(self) -> None:
         await self._source.close()
@@ -95,18 +87,17 @@ class _SigV4(Credentials):
     def __init__(self, auth: AwsSigV4Auth) -> None:
         self._auth = auth
 
-    async def apply(self, request: Request, headers: Mapping[str, str], host: str) -> Request:
-        added = signed_headers(
+    async def headers(self, request: Request, host: str) -> Mapping[str, str]:
+        return signed_headers(
             self._auth,
             method=request.method,
             host=host,
             path=request.path,
             query=request.query,
-            headers={**headers, **request.headers},
+            headers=request.headers,
             body=request.body,
             now=datetime.now(UTC),
         )
-        return replace(request, headers={**request.headers, **added})
 
 
 def credentials(config: WebConfig, post: Post, redactor: Redactor) -> Credentials:
@@ -118,12 +109,13 @@ def credentials(config: WebConfig, post: Post, redactor: Redactor) -> Credential
     """
     auth = config.auth
     if isinstance(auth, BasicAuth):
-        pair = f"{auth.username}:{auth.password.get_secret_value()}"
-        return _Header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+        login = f"{auth.username}:{auth.password.get_secret_value()}"
+        return _Fixed(header=("Authorization", "Basic " + base64.b64encode(login.encode()).decode()))
     if isinstance(auth, BearerAuth):
-        return _Header("Authorization", f"Bearer {auth.token.get_secret_value()}")
+        return _Fixed(header=("Authorization", f"Bearer {auth.token.get_secret_value()}"))
     if isinstance(auth, ApiKeyAuth):
-        return (_Header if auth.place == "header" else _Query)(auth.name, auth.key.get_secret_value())
+        pair = (auth.name, auth.key.get_secret_value())
+        return _Fixed(header=pair) if auth.place == "header" else _Fixed(query=pair)
     if isinstance(auth, OAuth2Auth):
         return _OAuth2(TokenSource(auth, post, redactor.add))
     if isinstance(auth, AwsSigV4Auth):

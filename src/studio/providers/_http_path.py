@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -63,19 +63,15 @@ class Template:
             InvalidRequest: a value is missing, or would not stay a single segment.
         """
         raw, parts = [], []
-        for at, segment in enumerate(self.segments):
-            pieces = [(piece, _text_of(piece[0], values) if isinstance(piece, tuple) else piece) for piece in segment]
-            meant = "".join(text for _, text in pieces)
-            if meant or at < len(self.segments) - 1:
-                _check(meant, next((piece[0] for piece in segment if isinstance(piece, tuple)), None))
-            elif segment:
-                raise InvalidRequest.at(str(segment[0][0]), "must not be empty: it fills a segment of the path")
-            raw.append("".join(quote(t, safe="" if isinstance(p, tuple) else _LITERAL_SAFE) for p, t in pieces))
+        for segment, known in zip(self.segments, self.literals, strict=True):
+            sent, meant = (quote(known, safe=_LITERAL_SAFE), known) if known is not None else _filled(segment, values)
+            raw.append(sent)
             parts.append(meant)
         return Path("/" + "/".join(raw), tuple(parts))
 
-    def stems(self) -> tuple[str | None, ...]:
-        """The segments as literals, or None where a value goes."""
+    @cached_property
+    def literals(self) -> tuple[str | None, ...]:
+        """The segments as text, or None where a value goes."""
         return tuple(
             None if any(isinstance(piece, tuple) for piece in segment) else "".join(map(str, segment))
             for segment in self.segments
@@ -88,7 +84,22 @@ def _parse(text: str) -> Template:
         raise InvalidRequest.at("path", "must begin with a slash, such as /users/{id}")
     if "?" in text or "#" in text:
         raise InvalidRequest.at("path", "must not hold ? or #; give query parameters in query")
-    return Template(tuple(tuple(_pieces(segment)) for segment in text[1:].split("/")))
+    template = Template(tuple(tuple(_pieces(segment)) for segment in text[1:].split("/")))
+    for at, known in enumerate(template.literals):
+        if known is not None and (known or at < len(template.segments) - 1):
+            _check(known, None)
+    return template
+
+
+def _filled(segment: tuple[str | tuple[str], ...], values: Mapping[str, Any]) -> tuple[str, str]:
+    """A segment with its values, as it is sent and as it is meant."""
+    sent, meant = "", ""
+    for piece in segment:
+        text = piece if isinstance(piece, str) else _text_of(piece[0], values)
+        sent += quote(text, safe=_LITERAL_SAFE if isinstance(piece, str) else "")
+        meant += text
+    _check(meant, next(piece[0] for piece in segment if isinstance(piece, tuple)))
+    return sent, meant
 
 
 def _pieces(segment: str) -> Iterator[str | tuple[str]]:
@@ -107,8 +118,8 @@ def _decoded(literal: str) -> str:
         raise InvalidRequest.at("path", "has a brace that is not part of a {name}")
     try:
         return unquote_to_bytes(literal).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest.at("path", "has percent-encoded bytes that are not UTF-8") from None
+    except UnicodeError:
+        raise InvalidRequest.at("path", "has characters or percent-encoded bytes that are not UTF-8") from None
 
 
 def literal(text: str) -> Path:
@@ -126,9 +137,16 @@ def scalar(name: str, value: Any) -> str:
     """A parameter's value as text. Raises InvalidRequest for what is not text, number or boolean."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise InvalidRequest.at(name, "must be text, a number or a boolean")
+    if not isinstance(value, str | int | float):
+        raise InvalidRequest.at(name, "must be text, a number or a boolean")
+    return whole(name, str(value))
+
+
+def whole(name: str, text: str) -> str:
+    """The text, if UTF-8 can hold it. Raises InvalidRequest for halves of surrogate pairs."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidRequest.at(name[:200].encode("ascii", "replace").decode(), "holds half of a surrogate pair")
+    return text
 
 
 def _check(meant: str, name: str | None) -> None:
@@ -143,7 +161,7 @@ def _check(meant: str, name: str | None) -> None:
 def _doubt(meant: str) -> str | None:
     if not meant:
         return "is empty"
-    if _CONTROL.search(meant) or any("\ud800" <= char <= "\udfff" for char in meant):
+    if _CONTROL.search(meant):
         return "holds control characters"
     for _ in range(_DECODINGS):
         # Some servers read look-alikes (NFKC) as the real thing, and `..;x` as a dot segment.

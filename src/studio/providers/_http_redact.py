@@ -41,7 +41,8 @@ class Redactor:
         self._build()
 
     def _build(self) -> None:
-        forms = {*self._fixed, *(form for forms in self._tokens for form in forms)}
+        forms = self._forms = {*self._fixed, *(form for forms in self._tokens for form in forms)}
+        self._longest = max(map(len, forms), default=0)
         self._needles = [form.encode() for form in forms]
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
@@ -53,6 +54,14 @@ class Redactor:
     def text(self, text: str) -> str:
         """The text without secrets."""
         return self._pattern.sub(SHOWN, text) if self._pattern else text
+
+    def cut_text(self, text: str) -> str:
+        """As `text`, for one whose end was cut off: the beginning of a secret at its end goes too."""
+        text = self.text(text)
+        for size in range(min(self._longest, len(text)), 2, -1):
+            if any(form.startswith(text[-size:]) for form in self._forms):
+                return text[:-size]
+        return text
 
     def raw(self, body: bytes) -> bytes:
         """The bytes without secrets."""
@@ -81,5 +90,6 @@ def _forms(secret: str) -> list[str]:
         return []
     escaped = json.dumps(secret)[1:-1]
     coded = base64.b64encode(secret.encode()).decode()
-    forms = [secret, escaped, escaped.replace("/", "\\/"), quote(secret, safe=""), quote_plus(secret), coded]
+    forms = [secret, escaped, escaped.replace("/", "\\/"), secret.replace("\\", "\\\\"), coded]
+    forms += [quote(secret, safe=""), quote_plus(secret)]
     return list(dict.fromkeys(forms))

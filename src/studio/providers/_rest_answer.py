@@ -28,6 +28,7 @@ _CHARSETS = frozenset({
 })  # fmt: skip
 _TEXT_TYPES = re.compile(r"text/.*|application/(?:.*\+xml|xml|x-www-form-urlencoded|javascript|yaml|x-ndjson|graphql)")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_BLANKS = re.compile(r"[ \t\r\n]*")
 MAX_DEPTH = 200
 _DIGITS = len(str(EXACT_INTEGER)) - 1
 _TOO_LARGE = (
@@ -72,13 +73,13 @@ def body_of(answer: Answer, redactor: Redactor, limit: int) -> Body:
         UpstreamError: it is not what its media type says.
     """
     if not answer.body:
-        return Body(None)
+        return Body(None, cut=answer.cut)
     kind = answer.media_type
     if kind == "application/json" or kind.endswith("+json"):
         return _json_body(answer, redactor, limit)
     if _TEXT_TYPES.fullmatch(kind) or (not kind and _is_text(answer.body)):
         text = answer.body.decode(_charset(answer), "replace")
-        return Body(redactor.text(text.rstrip("\ufffd") if answer.cut else text), cut=answer.cut)
+        return Body(redactor.cut_text(text.rstrip("\ufffd")) if answer.cut else redactor.text(text), cut=answer.cut)
     if answer.cut:
         raise ResultBlocked(_TOO_LARGE.format(limit))
     raw = redactor.raw(answer.body) if redactor.suspects(answer.body) else answer.body
@@ -125,18 +126,17 @@ def _leading_items(text: str, limit: int) -> list[Any]:
     if text[at : at + 1] != "[":
         raise ResultBlocked(_TOO_LARGE.format(limit))
     items: list[Any] = []
-    skip = re.compile(r"[\s,]*")
-    at += 1
+    at = _BLANKS.match(text, at + 1).end()  # type: ignore[union-attr]
     while True:
-        at = skip.match(text, at).end()  # type: ignore[union-attr]
         try:
             item, end = _DECODER.raw_decode(text, at)
         except ValueError:
             break
-        if end >= len(text):  # a number at the very end may be half of one
+        end = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+        if text[end : end + 1] not in {",", "]"}:  # without its comma, a number may be half of one
             break
         items.append(item)
-        at = end
+        at = _BLANKS.match(text, end + 1).end()  # type: ignore[union-attr]
     if not items:
         raise ResultBlocked(_TOO_LARGE.format(limit))
     return items

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from studio.contract.web import RESERVED_HEADERS
 from studio.errors import InvalidRequest
 from studio.models import Effect
-from studio.providers._http_path import Template, scalar
+from studio.providers._http_path import Template, scalar, whole
 from studio.providers._rest_openapi import EFFECTS, Documented, Parameter
 
 Pairs = tuple[tuple[str, str], ...]
@@ -27,7 +27,7 @@ USUAL_HEADERS = frozenset({
 _OPTIONS = ("query", "headers", "json", "body", "form", "paginate", "full")
 _QUERY = re.compile(r"\s*([A-Za-z]+)\s+(\S+)\s*")
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
-_VALUE = re.compile(r"[\x20-\x7e\x80-\uffff]*")
+_VALUE = re.compile(r"[\t\x20-\x7e\u00a0-\ud7ff\ue000-\U0010ffff]*")
 
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -118,7 +118,7 @@ def _listed(value: Any) -> list[Any]:
 def pairs(query: Mapping[str, Any] | None, where: str = "query") -> Pairs:
     """Names and values in order: a list repeats its name, null leaves it out. Raises InvalidRequest."""
     return tuple(
-        (name, scalar(f"{where}.{name}", item))
+        (whole(where, name), scalar(f"{where}.{name}", item))
         for name, value in (query or {}).items()
         for item in _listed(value)
         if item is not None
@@ -157,7 +157,7 @@ def body(
     if form is not None:
         return urlencode(pairs(form, "form")).encode(), "application/x-www-form-urlencoded"
     if isinstance(body, str):
-        return body.encode(), "text/plain; charset=utf-8"
+        return whole("body", body).encode(), "text/plain; charset=utf-8"
     if body is not None:
         try:
             return base64.b64decode(body.base64, validate=True), "application/octet-stream"
@@ -220,4 +220,4 @@ def _encoded(media_type: str, value: Any) -> tuple[bytes, str]:
         return urlencode(pairs(value, "body")).encode(), media_type
     if media_type == "application/json" or media_type.endswith("+json"):
         return _json(value), media_type
-    return str(value).encode(), media_type
+    return scalar("body", value).encode(), media_type

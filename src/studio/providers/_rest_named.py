@@ -48,7 +48,7 @@ def named(text: str, base_path: str, patterns: tuple[str, ...]) -> dict[str, Ope
     rules = [Pattern.parse(pattern) for pattern in patterns]
     found: dict[str, Operation] = {}
     for entry in documented(text):
-        stems = entry.template.stems()
+        stems = entry.template.literals
         pinned = _pinned(entry, prefix)
         if pinned is not None and allowed(rules, (*prefix, *stems[len(prefix) :])):
             found[entry.name] = _operation(entry, pinned)
@@ -61,7 +61,7 @@ def _pinned(entry: Documented, prefix: tuple[str, ...]) -> dict[str, str] | None
     if len(segments) < len(prefix):
         return None
     values: dict[str, str] = {}
-    for part, segment, stem in zip(prefix, segments, entry.template.stems(), strict=False):
+    for part, segment, stem in zip(prefix, segments, entry.template.literals, strict=False):
         if stem is None and len(segment) == 1:
             values[segment[0][0]] = part
         elif stem != part:

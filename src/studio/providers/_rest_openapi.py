@@ -33,6 +33,8 @@ _KEPT_PARTS = ("schemas", "parameters", "requestBodies")
 _KEPT_OF_OPERATION = ("operationId", "summary", "description", "parameters", "requestBody")
 _DROPPED = frozenset({"example", "examples", "externalDocs", "xml", "discriminator", "deprecated", "tags", "links"})
 _IGNORED_HEADERS = frozenset({"accept", "content-type"})
+_MAPS = frozenset({"properties", "schemas", "paths", "parameters", "requestBodies"})
+_DESCRIPTION = 300
 _NAME = re.compile(r"[^A-Za-z0-9]+")
 _OWN_NAMES = frozenset({"request"})
 
@@ -130,16 +132,18 @@ def _kept_item(item: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _plain(value: Any, *, names: bool = False) -> Any:
-    """JSON only, without examples. `names`: the keys are names of the document's own, not keywords."""
+def _plain(value: Any, key: str = "", *, names: bool = False) -> Any:
+    """JSON only, without examples; descriptions are shortened. `names`: the keys are names, not keywords."""
     if isinstance(value, dict):
         return {
-            str(key): _plain(item, names=key in {"properties", "schemas", "paths", "parameters", "requestBodies"})
-            for key, item in value.items()
-            if names or (key not in _DROPPED and not str(key).startswith("x-"))
+            str(name): _plain(item, "" if names else str(name), names=not names and name in _MAPS)
+            for name, item in value.items()
+            if names or (name not in _DROPPED and not str(name).startswith("x-"))
         }
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if isinstance(value, str) and key == "description":
+        return value[:_DESCRIPTION]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -198,7 +202,7 @@ class _Reading:
         if set(template.names) != {made.name for made in parameters if made.place == "path"}:
             return None
         words = str(self._entry.get("summary") or self._entry.get("description") or f"{method} {path}")
-        said = " ".join(words.split())[:300]
+        said = " ".join(words.split())[:_DESCRIPTION]
         return Documented(name, said, method, template, parameters, body_argument, body_type, self._schema())
 
     def _schema(self) -> dict[str, Any]:

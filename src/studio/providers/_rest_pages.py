@@ -12,7 +12,7 @@ from studio.providers._http import Answer, Request
 from studio.providers._rest_answer import Body
 from studio.providers._rest_call import Paginate
 
-_LINK = re.compile(r"<([^>]*)>\s*((?:;\s*[\w!#$&+.^`|~*-]+\s*(?:=\s*(?:\"[^\"]*\"|[^\s\",;]+))?\s*)*)")
+_LINK = re.compile(r"<([^<>]*)>\s*((?:;\s*[\w!#$&+.^`|~*-]+\s*(?:=\s*(?:\"[^\"]*\"|[^\s\",;]+))?\s*)*)")
 _NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next(?![^\s,;]))", re.IGNORECASE)
 _LEAST = 1024
 """With less room than this for another page, there is none."""

@@ -24,6 +24,7 @@ _PLAIN = frozenset({
     "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "minItems", "maxItems",
     "uniqueItems", "minProperties", "maxProperties", "multipleOf",
 })  # fmt: skip
+_TYPES: dict[Any, type] = {"string": str, "object": dict, "array": list, "null": type(None), "boolean": bool}
 _MAX_REFS = 20
 _MAX_DEPTH = 40
 _MAX_STEPS = 20_000
@@ -211,10 +212,10 @@ def _join(where: str, name: Any) -> str:
 
 def _is(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
-        return kind == "boolean"
+        return bool(kind == "boolean")
     if kind == "integer":
         return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value.is_integer())
     if kind == "number":
         return isinstance(value, int | float)
-    types: dict[Any, type] = {"string": str, "object": dict, "array": list, "null": type(None), "boolean": bool}
-    return kind not in types or isinstance(value, types[kind]) is True
+    wanted = _TYPES.get(kind)
+    return wanted is None or isinstance(value, wanted)
