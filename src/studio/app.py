@@ -25,7 +25,7 @@ class Application:
         self.settings = settings or Settings()
         self.service = ConnectorService(self.settings)
         self.management = _management(self.service, self.settings)
-        self._execute = Execute(self.service, self.settings.max_body_bytes)
+        self._execute = Execute(self.service, self.settings.max_body_bytes, self.settings.max_timeout_s)
         self._mcp = endpoint.Mcp(self.service, self.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

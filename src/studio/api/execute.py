@@ -8,6 +8,7 @@ injection and response models.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -40,6 +41,8 @@ _PATH = re.compile(
     r"/(?:query|operations/(?P<operation>[^/]+))"
 )
 _END = "$result"
+_FAREWELL_S = 1.0
+"""Time past the deadline in which the last line of a stream may still reach its reader, seconds."""
 
 
 def match(scope: Scope) -> re.Match[str] | None:
@@ -52,9 +55,10 @@ def match(scope: Scope) -> re.Match[str] | None:
 class Execute:
     """Parse, call, shape: one operation for one request."""
 
-    def __init__(self, service: ConnectorService, max_body_bytes: int) -> None:
+    def __init__(self, service: ConnectorService, max_body_bytes: int, max_timeout_s: float) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
+        self._max_timeout_s = max_timeout_s
 
     async def __call__(self, parts: re.Match[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; a client that goes away cancels its work."""
@@ -65,7 +69,7 @@ class Execute:
             planned = await self._plan(caller, parts.groupdict(), body)
             async with until_client_goes(receive):
                 if NDJSON in headers.get(b"accept", b"").decode("latin-1"):
-                    await _stream(caller.stream(planned), send)
+                    await self._stream(caller, planned, send)
                 else:
                     await send_answer(
                         send, 200, {"content-type": "application/json"}, encode(await caller.run(planned))
@@ -74,6 +78,15 @@ class Execute:
             return
         except Exception as exc:
             await send_answer(send, *problems.problem(problems.as_studio(exc)))
+
+    async def _stream(self, caller: ConnectorService, planned: Planned, send: Send) -> None:
+        """Stream the rows. A client that stops reading keeps its session no longer than one that reads."""
+        limit = min(planned.target.timeout_s, self._max_timeout_s) + _FAREWELL_S
+        try:
+            async with asyncio.timeout(limit):
+                await _stream(caller.stream(planned), send)
+        except TimeoutError as exc:
+            raise ClientGone from exc
 
     async def _plan(self, caller: ConnectorService, parts: Mapping[str, str | None], body: dict[str, Any]) -> Planned:
         names = {name: value for name, value in parts.items() if value is not None}
