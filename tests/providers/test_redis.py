@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.upstreams.redis import Redis, stalling
+from tests.upstreams.redis import Redis
+from tests.upstreams.stall import stalling
 
 from studio.errors import (
     AuthFailed,

@@ -30,6 +30,7 @@ class Session(Protocol):
 
 
 SessionT = TypeVar("SessionT", bound=Session)
+Answer = TypeVar("Answer")
 
 
 class Pool(Generic[SessionT]):
@@ -39,6 +40,7 @@ class Pool(Generic[SessionT]):
         connect: makes a session. Raises errors of ours.
         wait_s: how long a caller waits for a session before it is `pool_busy`, seconds.
         intact: whether a session can be used again after this exception, raised while it was leased.
+        lost: whether this exception says that the session had broken.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Pool(Generic[SessionT]):
         size: int,
         wait_s: float,
         intact: Callable[[BaseException], bool],
+        lost: Callable[[BaseException], bool],
     ) -> None:
         self._connect = connect
         self._slots = asyncio.Semaphore(size)
         self._wait_s = wait_s
         self._intact = intact
+        self._lost = lost
         self._idle: list[SessionT] = []
         self._leased: set[SessionT] = set()
         self._closed = False
@@ -79,6 +83,23 @@ class Pool(Generic[SessionT]):
                 self._put(session)
         finally:
             self._slots.release()
+
+    async def use(self, work: Callable[[SessionT], Awaitable[Answer]], *, again: bool) -> Answer:
+        """What `work` answers on a session.
+
+        Args:
+            again: try once more, on a new session, where an idle one turns out to be dead. For reads only: nobody
+                can tell whether the server had begun.
+        """
+        session: SessionT | None = None
+        try:
+            async with self.lease() as session:
+                return await work(session)
+        except Exception as exc:
+            if not (again and session is not None and session.reused and self._lost(exc)):
+                raise
+        async with self.lease(fresh=True) as session:
+            return await work(session)
 
     async def _slot(self) -> None:
         if not self._slots.locked():

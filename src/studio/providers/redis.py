@@ -71,7 +71,7 @@ class Redis(DatabaseProvider[RedisConfig]):
         self._confirmed: dict[str, StudioError | None] = {}
         # before the deadline, so that a full pool is told from a slow server
         wait_s = config.timeout_s * 0.9
-        self._pool = Pool(self._connect, size=config.pool_size, wait_s=wait_s, intact=intact)
+        self._pool = Pool(self._connect, size=config.pool_size, wait_s=wait_s, intact=intact, lost=lost)
         stack.push_async_callback(self._pool.close)
 
     async def ping(self) -> None:
@@ -256,15 +256,7 @@ class Redis(DatabaseProvider[RedisConfig]):
         """One command on a session of the pool. A read is tried once more where an idle session turns out dead."""
         if effect is not Effect.READ and self.config.read_only:
             raise ReadOnly("this connector only reads; ask an admin to set read_only to false if it should write")
-        session: Session | None = None
-        try:
-            async with self._pool.lease() as session:
-                return await session.call(*arguments)
-        except Exception as exc:
-            if effect is not Effect.READ or session is None or not (session.reused and lost(exc)):
-                raise
-        async with self._pool.lease(fresh=True) as session:
-            return await session.call(*arguments)
+        return await self._pool.use(lambda session: session.call(*arguments), again=effect is Effect.READ)
 
     async def _confirm(self, verdict: Verdict) -> None:
         """Ask the server once what it means by a command; see `_redis_judge.confirm`."""
