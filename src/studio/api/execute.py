@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from studio.api import problems
+from studio.api import problems, transfer
 from studio.api.auth import bearer_of
 from studio.api.schemas import PROBLEMS, RESULT, inline
 from studio.api.wire import (
@@ -65,6 +65,9 @@ class Execute:
         headers = dict(scope["headers"])
         try:
             caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
+            if transfer.asked(headers):
+                await transfer.answer(caller, parts.groupdict(), scope, receive, send, self._max_body_bytes)
+                return
             body = json_object(await read_body(receive, self._max_body_bytes) or b"{}")
             planned = await self._plan(caller, parts.groupdict(), body)
             async with until_client_goes(receive):
@@ -91,7 +94,7 @@ class Execute:
     async def _plan(self, caller: ConnectorService, parts: Mapping[str, str | None], body: dict[str, Any]) -> Planned:
         names = {name: value for name, value in parts.items() if value is not None}
         operation = names.pop("operation", None)
-        target = await caller.target(**names)
+        target = await caller.target(**names, operation=operation)
         if operation is not None:
             return caller.plan(target, operation, body)
         given = NewQuery.parse(body)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig, Result
+from studio.contract.operation import Download
 from studio.contract.provider import Capped, capped
 from studio.errors import (
     BadRequest,
+    Forbidden,
     Inactive,
     NotFound,
     OperationNotSupported,
@@ -26,19 +28,30 @@ from studio.security import policy
 from studio.services import metrics
 from studio.services.configs import Effective, Kind
 from studio.services.core import Core
+from studio.services.saved import Saved
 from studio.services.sessions import SessionKey
 from studio.store.store import Scope
 
 NO_ALIAS = "no connector is attached to this agent under this alias"
+SAVED_ONLY = "this attachment allows saved operations only; the list of its operations names them"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a call is about: a connector, through an attachment or directly."""
+    """What a call is about: a connector, through an attachment or directly.
+
+    `saved` is the saved operation that the call names, where it names one.
+    """
 
     connector: Connector
     instance: ConnectorInstance | None
     effective: Effective
+    saved: Saved | None = None
+
+    @property
+    def saved_only(self) -> bool:
+        """Whether nothing but saved operations may run here."""
+        return self.instance is not None and bool(self.instance.saved_only)
 
     @property
     def timeout_s(self) -> float:
@@ -76,13 +89,22 @@ async def by_alias(core: Core, scope: Scope, principal: Principal, agent_id: str
     return Target(connector, instance, core.configs.effective(connector, instance))
 
 
-def plan(principal: Principal, target: Target, name: str, arguments: Mapping[str, Any]) -> Planned:
-    """Look the operation up, validate its arguments, and ask policy.
+def plan(
+    principal: Principal, target: Target, name: str, arguments: Mapping[str, Any], *, raw: bool = False
+) -> Planned:
+    """Look the operation up, validate its arguments, and ask policy. `raw` asks for the form that moves bytes.
+
+    A saved operation becomes a call of the provider's own one, and is judged as that.
 
     Raises:
         OperationNotSupported, InvalidRequest, Inactive, OverrideNotAllowed, ReadOnly, Forbidden.
     """
-    operation = target.effective.kind.operation(name, target.effective.operations)
+    if target.saved is not None and target.saved.name == name:
+        name, arguments = target.saved.call(target.effective, target.connector, target.instance, arguments)
+    elif target.saved_only:
+        raise Forbidden(SAVED_ONLY)
+    kind = target.effective.kind
+    operation = kind.byte_form(name) if raw else kind.operation(name, target.effective.operations)
     if target.connector.status == "inactive":
         raise Inactive("the connector is switched off; an admin can set its status to active")
     if target.effective.unfit:
@@ -106,8 +128,8 @@ def plan_query(principal: Principal, target: Target, query: str, params: Mapping
     return plan(principal, target, name, arguments)
 
 
-async def run(core: Core, planned: Planned) -> Result:
-    """Run it under one deadline, rows up to the caps.
+async def run(core: Core, planned: Planned, chunks: AsyncIterator[bytes] | None = None) -> Result:
+    """Run it under one deadline, rows up to the caps. `chunks` is what a form that takes bytes is given.
 
     Raises:
         PoolBusy: the deadline passed while the call waited for a session; nothing was sent.
@@ -121,7 +143,10 @@ async def run(core: Core, planned: Planned) -> Result:
                 asyncio.timeout(_deadline(core, planned.target)),
                 _leased(core, planned.target, course) as provider,
             ):
-                result = await provider.run(planned.operation, planned.arguments)
+                if chunks is None:
+                    result = await provider.run(planned.operation, planned.arguments)
+                else:
+                    result = await provider.upload(planned.operation, planned.arguments, chunks)
         except TimeoutError as exc:
             raise _late(planned.target, course) from exc
         result.execution_time_ms = clock() * 1000
@@ -151,6 +176,37 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
                 if part is None:
                     return
                 yield part
+
+
+@asynccontextmanager
+async def download(core: Core, planned: Planned) -> AsyncIterator[Download]:
+    """Raw bytes in constant memory, under the deadline of `run`; the reader's own slowness counts."""
+    until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
+    course = _Course()
+    with _measured(planned):
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(until):
+                    provider = await stack.enter_async_context(_leased(core, planned.target, course))
+                    content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
+            except TimeoutError as exc:
+                raise _late(planned.target, course) from exc
+            content.chunks = _in_time(content.chunks, until, lambda: _late(planned.target, course))
+            yield content
+
+
+async def _in_time(
+    chunks: AsyncIterator[bytes], until: float, late: Callable[[], StudioError]
+) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            async with asyncio.timeout_at(until):
+                chunk = await anext(chunks, None)
+        except TimeoutError as exc:
+            raise late() from exc
+        if chunk is None:
+            return
+        yield chunk
 
 
 @contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+from studio.contract.operation import Download
 from studio.contract.provider import Capped
 from studio.errors import InvalidRequest
 from studio.models import Effect, Result, ResultDict, Role
 from studio.security import policy
-from studio.services import execution
+from studio.services import execution, saved
 from studio.services.bound import Bound, Record
+from studio.services.core import Core
 from studio.services.execution import Planned, Target
 from studio.services.inputs import agent_id_of
+from studio.services.saved import BY_ARGUMENTS
+from studio.store.saved import Saved as SavedRows
 
 
 class Operations(Bound):
@@ -47,7 +53,9 @@ class Operations(Bound):
         organization_id: str | None = None,
     ) -> ResultDict:
         """Run one operation with its arguments, on a connector or on an agent's alias."""
-        target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        target = await self.target(
+            connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id, operation=operation
+        )
         return (await self.run(execution.plan(self._principal, target, operation, arguments or {}))).to_dict()
 
     async def operations(
@@ -58,15 +66,18 @@ class Operations(Bound):
         connector_id: str | None = None,
         organization_id: str | None = None,
     ) -> list[Record]:
-        """The operations that this caller may run there, with their schemas."""
+        """The operations that this caller may run there, with their schemas; saved ones come last, by name."""
         target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        core = await self._home.core()
+        own = [] if target.saved_only else [one.describe() for one in target.effective.operations.values()]
+        rows = await SavedRows(core.database, target.connector.organization_id).all(target.connector.id)
+        described = [*own, *saved.described(rows, target.effective)]
         read_only = bool(target.effective["read_only"])
-        return [
-            operation.describe()
-            for operation in target.effective.operations.values()
-            if not isinstance(operation.effect, Effect)
-            or policy.allows(self._principal, operation.effect, read_only=read_only)
-        ]
+        return [one for one in described if self._allows(one["effect"], read_only=read_only)]
+
+    def _allows(self, effect: str, *, read_only: bool) -> bool:
+        """What hangs on the arguments is listed, and judged when it is called."""
+        return effect == BY_ARGUMENTS or policy.allows(self._principal, Effect(effect), read_only=read_only)
 
     # -- for surfaces that encode results themselves --------------------------------------------
 
@@ -77,20 +88,34 @@ class Operations(Bound):
         agent_id: str | None = None,
         alias: str | None = None,
         organization_id: str | None = None,
+        operation: str | None = None,
     ) -> Target:
-        """What a call is about: a connector by id, or an agent's alias. Raises NotFound, Forbidden."""
+        """What a call is about: a connector by id, or an agent's alias. Raises NotFound, Forbidden.
+
+        `operation` is the one that will be planned; where the provider has none of that name, it is
+        looked for among the saved ones.
+        """
         if connector_id is not None:
             core, _, connector = await self._find(connector_id, Role.DEVELOPER)
-            return Target(connector, None, core.configs.effective(connector))
+            return await self._with_saved(core, Target(connector, None, core.configs.effective(connector)), operation)
         if agent_id is None or alias is None:
             raise InvalidRequest.at("connector_id", "give connector_id, or agent_id and alias")
         policy.require_agent(self._principal, agent_id_of(agent_id), Role.DEVELOPER)
         core, scope = await self._scope(organization_id)
-        return await execution.by_alias(core, scope, self._principal, agent_id, alias)
+        return await self._with_saved(
+            core, await execution.by_alias(core, scope, self._principal, agent_id, alias), operation
+        )
 
-    def plan(self, target: Target, operation: str, arguments: Mapping[str, Any]) -> Planned:
+    async def _with_saved(self, core: Core, target: Target, operation: str | None) -> Target:
+        if operation is None or (operation in target.effective.operations and not target.saved_only):
+            return target
+        rows = SavedRows(core.database, target.connector.organization_id)
+        row = await rows.named(target.connector.id, operation)
+        return target if row is None else replace(target, saved=saved.of(row))
+
+    def plan(self, target: Target, operation: str, arguments: Mapping[str, Any], *, raw: bool = False) -> Planned:
         """Look an operation up and ask policy; see `execution.plan`."""
-        return execution.plan(self._principal, target, operation, arguments)
+        return execution.plan(self._principal, target, operation, arguments, raw=raw)
 
     def plan_query(self, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
         """The same for a statement in the provider's own language."""
@@ -99,6 +124,16 @@ class Operations(Bound):
     async def run(self, planned: Planned) -> Result:
         """Run what was planned; rows stay tuples."""
         return await execution.run(await self._home.core(), planned)
+
+    async def upload(self, planned: Planned, chunks: AsyncIterator[bytes]) -> Result:
+        """Give raw bytes to what was planned with `raw=True`, in constant memory."""
+        return await execution.run(await self._home.core(), planned, chunks)
+
+    @asynccontextmanager
+    async def download(self, planned: Planned) -> AsyncIterator[Download]:
+        """The raw bytes of what was planned with `raw=True`, in constant memory."""
+        async with execution.download(await self._home.core(), planned) as content:
+            yield content
 
     async def stream(self, planned: Planned) -> AsyncGenerator[Capped, None]:
         """The rows of what was planned, batch by batch, in constant memory."""
