@@ -96,7 +96,8 @@ class Api:
         **headers: str,
     ) -> Reply:
         """Send a request and read the answer."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"content-type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         if who is not None:
             sent["authorization"] = f"Bearer {self.keys[who]}"
         text = raw if raw is not None else None if body is None else json.dumps(body).encode()
