@@ -97,7 +97,10 @@ class Connector:
 
 @dataclass(frozen=True)
 class ConnectorInstance:
-    """A connector attached to an agent under an alias; `config_override` is sealed like a config."""
+    """A connector attached to an agent under an alias; `config_override` is sealed like a config.
+
+    With `saved_only` nothing but the connector's saved operations can be run through it.
+    """
 
     id: str
     connector_id: str
@@ -107,6 +110,27 @@ class ConnectorInstance:
     created_at: str
     organization_id: str
     key_id: str | None
+    saved_only: bool = False
+
+
+@dataclass(frozen=True)
+class SavedOperation:
+    """A statement that somebody stored on a connector under a name.
+
+    `parameters` and `bound` are JSON objects as text: what a caller gives, and what the platform
+    fills in itself. Neither is secret.
+    """
+
+    id: str
+    connector_id: str
+    name: str
+    description: str
+    query: str
+    parameters: str
+    bound: str
+    created_by: str
+    created_at: str
+    organization_id: str
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from studio.api.schemas import PROBLEMS, takes
 from studio.api.wire import answer
 from studio.errors import BadRequest
 from studio.services.inputs import ConnectorChange, NewAttachment, NewConnector, NewTest
+from studio.services.saved_operations import NewSavedOperation
 
 router = APIRouter(prefix="/api/v1/connectors", tags=["connectors"], responses=PROBLEMS)
 _ETAG = re.compile(r'"v(\d{1,9})"')
@@ -128,6 +129,30 @@ async def list_instances(caller: Caller, connector_id: str) -> Response:
 async def list_operations(caller: Caller, connector_id: str) -> Response:
     """The operations that this caller may run there, with their schemas."""
     return answer({"operations": await caller.operations(connector_id=connector_id)})
+
+
+@router.post(
+    "/{connector_id}/saved-operations",
+    status_code=201,
+    summary="Save a statement as an operation",
+    openapi_extra=takes(NewSavedOperation),
+)
+async def save_operation(caller: Caller, connector_id: str, body: JsonBody) -> Response:
+    """It then is one of the connector's operations, for every attachment of it."""
+    return answer(await caller.create_saved_operation(connector_id, body), 201)
+
+
+@router.get("/{connector_id}/saved-operations", summary="List a connector's saved operations")
+async def list_saved_operations(caller: Caller, connector_id: str) -> Response:
+    """With their statements, and what the platform binds."""
+    records = await caller.list_saved_operations(connector_id)
+    return answer({"records": records, "total": len(records)})
+
+
+@router.delete("/{connector_id}/saved-operations/{name}", summary="Delete a saved operation")
+async def delete_saved_operation(caller: Caller, connector_id: str, name: str) -> Response:
+    """Calls that begin after the answer do not find it."""
+    return answer(await caller.delete_saved_operation(connector_id, name))
 
 
 @router.delete("/instances/{instance_id}", summary="Detach from an agent")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--alias", required=True, help="The agent's own name for the connector.")
 @click.option("--override", metavar="JSON", help="Config that narrows; @FILE, or - for stdin.")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="One field of the override.")
+@click.option("--saved-only", is_flag=True, help="Allow the connector's saved operations and nothing else.")
 @json_option
 @with_service()
 async def attach(
@@ -31,12 +32,14 @@ async def attach(
     alias: str,
     override: str | None,
     sets: tuple[str, ...],
+    saved_only: bool,
     as_json: bool,
 ) -> None:
     """Attach a connector to an agent under an alias."""
     narrowed = {**json_object(override, "--override"), **pairs(sets, "--set")}
     found = await connector_id(service, connector)
-    record = await service.attach_to_agent(found, agent_id, alias, narrowed or None)
+    body = {"agent_id": agent_id, "alias": alias, "config_override": narrowed or None, "saved_only": saved_only}
+    record = await service.attach(found, body)
     (text.print_json if as_json else text.print_record)(record)
 
 

@@ -147,6 +147,18 @@ class RemoteService(Transport):
         """See `ConnectorService.operations`."""
         return await self._records("operations", *_target(connector_id, agent_id, alias), "operations")
 
+    async def create_saved_operation(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.create_saved_operation`."""
+        return await self._record("POST", "connectors", connector_id, "saved-operations", body=body)
+
+    async def list_saved_operations(self, connector_id: str) -> Records:
+        """See `ConnectorService.list_saved_operations`."""
+        return await self._records("records", "connectors", connector_id, "saved-operations")
+
+    async def delete_saved_operation(self, connector_id: str, name: str) -> Record:
+        """See `ConnectorService.delete_saved_operation`."""
+        return await self._record("DELETE", "connectors", connector_id, "saved-operations", name)
+
     async def create_key(self, body: Mapping[str, Any]) -> Record:
         """See `ConnectorService.create_key`."""
         return await self._record("POST", "keys", body=body)

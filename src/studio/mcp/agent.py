@@ -47,7 +47,9 @@ class Agent:
         Raises:
             StudioError: any that `execute` has.
         """
-        target = await self.service.target(agent_id=self._id(), alias=alias, organization_id=self.organization_id)
+        target = await self.service.target(
+            agent_id=self._id(), alias=alias, organization_id=self.organization_id, operation=operation
+        )
         if operation is None:
             return self.service.plan_query(target, arguments["query"], arguments.get("params"))
         return self.service.plan(target, operation, arguments)

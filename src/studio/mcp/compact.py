@@ -58,7 +58,7 @@ class Run(Body):
         """The operation, None for a query in the system's own language, and its arguments."""
         if self.operation is not None:
             # Models put an operation's arguments in any of the three places; there is one meaning.
-            loose = {"query": self.query, "params": self.params}
+            loose = {"query": self.query, "params": self.params} if self.query is not None else self.params or {}
             return self.operation, {**{k: v for k, v in loose.items() if v is not None}, **(self.args or {})}
         if self.query is None:
             raise InvalidRequest.at("operation", "give operation and args, or query and params")

@@ -46,6 +46,7 @@ class Attachments(Bound):
             created_at=now(),
             organization_id=connector.organization_id,
             key_id=sealed.key_id if sealed else None,
+            saved_only=given.saved_only,
         )
         await scope.add_instance(instance)
         return instance_dict(instance, connector, core.configs.effective(connector, instance))

@@ -133,6 +133,7 @@ class NewAttachment(Body):
     agent_id: Identifier
     alias: Alias
     config_override: dict[str, Any] | None = None
+    saved_only: bool = Field(False, description="Only the connector's saved operations may be run through it.")
 
 
 class NewKey(Body):

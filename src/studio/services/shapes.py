@@ -47,6 +47,7 @@ def instance_dict(instance: ConnectorInstance, connector: Connector, effective: 
         },
         "config": effective.shown(),
         "config_sources": effective.sources(),
+        "saved_only": bool(instance.saved_only),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    Boolean,
     Column,
     ForeignKeyConstraint,
     Index,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -67,6 +69,7 @@ connector_instances = Table(
     Column("created_at", String(27), nullable=False),
     Column("organization_id", String(128), nullable=False),
     Column("key_id", String(16)),
+    Column("saved_only", Boolean, nullable=False, server_default=false()),
     # Both columns together: an instance can only point into its own organization.
     ForeignKeyConstraint(
         ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
@@ -76,6 +79,25 @@ connector_instances = Table(
     Index(None, "connector_id", "id"),
     Index(None, "agent_id", "id"),
     Index(None, "key_id"),
+)
+
+saved_operations = Table(
+    "saved_operations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("connector_id", String(36), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("bound", Text, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("organization_id", String(128), nullable=False),
+    ForeignKeyConstraint(
+        ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
+    ),
+    UniqueConstraint("organization_id", "connector_id", "name"),
 )
 
 api_keys = Table(
