@@ -46,6 +46,7 @@ class Row:
 
 ATTACH = {"agent_id": "agent-1", "alias": "new"}
 QUERY = {"query": "rows 1"}
+SAVE = {"name": "new", "description": "One row.", **QUERY}
 TEST = {"connector_type": "database", "provider": "toy", "config": toy.config()}
 # method, path, (nobody, member, developer, admin, agent, other agent, admin of another organization)
 MATRIX = [
@@ -63,6 +64,9 @@ MATRIX = [
     Row("GET", f"{C}/{{connector_id}}/operations", (401, 403, 200, 200, 403, 403, 404)),
     Row("POST", f"{C}/{{connector_id}}/query", (401, 403, 200, 200, 403, 403, 404), QUERY),
     Row("POST", f"{C}/{{connector_id}}/operations/{{operation}}", (401, 403, 200, 200, 403, 403, 404), QUERY),
+    Row("POST", f"{C}/{{connector_id}}/saved-operations", (401, 403, 201, 201, 403, 403, 404), SAVE),
+    Row("GET", f"{C}/{{connector_id}}/saved-operations", (401, 200, 200, 200, 403, 403, 404)),
+    Row("DELETE", f"{C}/{{connector_id}}/saved-operations/{{name}}", (401, 403, 200, 200, 403, 403, 404)),
     Row("DELETE", f"{C}/instances/{{instance_id}}", (401, 403, 200, 200, 403, 403, 404)),
     Row("GET", A, (401, 200, 200, 200, 200, 403, 200)),
     Row("GET", f"{A}/{{alias}}/operations", (401, 403, 200, 200, 200, 403, 404)),
@@ -122,13 +126,14 @@ async def test_a_route_answers_each_caller_as_the_matrix_says(api: Api, row: Row
         api.count += 1
         instance = await api.attached(f"alias-{api.count}")
         key = await api.service.create_key({"organization_id": "acme", "role": "member"})
+        await api.service.create_saved_operation(instance["connector_id"], {**SAVE, "name": "kept"})
         path = row.path.format(
-            provider="toy", connector_id=instance["connector_id"], instance_id=instance["id"], agent_id="agent-1",
+            provider="toy", name="kept", connector_id=instance["connector_id"], instance_id=instance["id"], agent_id="agent-1",
             alias=instance["alias"], operation="query", key_id=key["id"],
         )  # fmt: skip
         body = row.body
         if isinstance(body, dict):
-            body = {**body, **({"name": f"new {api.count}"} if "name" in body else {})}
+            body = {**body, **({"name": f"new_{api.count}"} if "name" in body else {})}
             body = {**body, **({"alias": f"new-{api.count}"} if "alias" in body else {})}
         before = await api.stored()
         reply = await api.call(row.method, path, body, who=None if who == NOBODY else who)
