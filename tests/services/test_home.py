@@ -19,7 +19,8 @@ from tests.servers import Postgres
 from studio.errors import EgressDenied, EncryptionError
 from studio.security.vault import Vault, new_key
 from studio.services.connector_service import ConnectorService
-from studio.services.core import KEY_FILE, NotReady
+from studio.services.core import NotReady
+from studio.services.master_keys import KEY_FILE
 from studio.settings import Settings
 from studio.store.tables import connectors, key_canaries
 

@@ -728,3 +728,11 @@ def test_a_wrong_file_is_refused_before_anything_is_done(
     assert refused.code == 2
     assert said in refused.err
     assert "h1dden" not in refused.err
+
+
+def test_rotation_says_how_many_rows_it_sealed_anew_and_that_none_is_left(embedded: Studio) -> None:
+    embedded("connectors", "create", "--name", "Main", "--provider", "sqlite", "--set", "path=app.db")
+    done = embedded("encryption", "rotate", "--json").json
+    assert (done["rows"], done["left"], done["failed"]) == (1, 0, [])
+    assert [key["rows"] for key in embedded("encryption", "status", "--json").json["keys"]][0] == 1
+    assert "0 left on an old key" in embedded("encryption", "rotate").out

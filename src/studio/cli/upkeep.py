@@ -74,6 +74,33 @@ def encryption_status(as_json: bool) -> int:
     return 0 if status["ok"] else exits.exit_code("encryption_error")
 
 
+@encryption.command("rotate")
+@json_option
+def rotate_encryption(as_json: bool) -> int:
+    """Seal every config anew with the newest key, while the service runs; may be cut short and run again.
+
+    A key file gets a fresh key by itself. With STUDIO_ENCRYPTION_KEYS, first put the new key in front
+    on every replica; take the old ones out once this says that no row is left on them.
+    """
+    done = _run(_rotated)
+    if as_json:
+        text.print_json(done)
+    else:
+        click.echo(f"{done['rows']} rows sealed anew; {done['left']} left on an old key")
+        for row_id in done["failed"]:
+            click.echo(f"does not open, and was left as it is: {row_id}", err=True)
+    return 0 if not done["left"] else exits.exit_code("encryption_error")
+
+
+async def _rotated(given: Settings) -> dict[str, Any]:
+    from studio.services.rotation import rotate
+
+    with text.progress("sealing anew") as show:
+        async for step in rotate(given):
+            show(step.done, step.total)
+    return {"key_id": step.key_id, "rows": step.done, "failed": list(step.failed), "left": step.left}
+
+
 def _run(work: Work) -> dict[str, Any]:
     import asyncio
 

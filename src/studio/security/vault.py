@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +45,19 @@ class Place:
 class Vault:
     """Seals with the newest master key, opens with the one that a row names."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], *, again: Callable[[], Sequence[str]] | None = None) -> None:
         """Takes Fernet keys (32 random bytes in URL-safe base64), newest first.
+
+        `again` reads them once more: it is asked when a row names a key that is not known yet, since
+        another process may have made a new one.
 
         Raises:
             EncryptionError: no key, a malformed one, or one that is plainly not random.
         """
+        self._again = again
+        self._take(keys)
+
+    def _take(self, keys: Sequence[str]) -> None:
         masters = [_master(key) for key in keys]
         if not masters:
             raise EncryptionError("no encryption key: set STUDIO_ENCRYPTION_KEYS or let the service make a key file")
@@ -64,7 +71,7 @@ class Vault:
     def seal(self, place: Place, public: Mapping[str, Any], secrets: Mapping[str, str], destination: str) -> Sealed:
         """Seal a config: `public` to the place, `secrets` to the place and the destination's digest."""
         inner = self._encrypt(self.key_id, place.info("secrets", destination), dict(secrets)) if secrets else None
-        payload = {"public": dict(public), "names": sorted(secrets), "secrets": inner}
+        payload = {"public": dict(public), "names": sorted(secrets), "secrets": inner, "destination": destination}
         return Sealed(self._encrypt(self.key_id, place.info(), payload), self.key_id)
 
     def open(self, place: Place, sealed: Sealed) -> tuple[dict[str, Any], list[str]]:
@@ -77,6 +84,13 @@ class Vault:
         inner = self._decrypt(sealed.key_id, place.info(), sealed.token)["secrets"]
         return self._decrypt(sealed.key_id, place.info("secrets", destination), inner) if inner else {}
 
+    def reseal(self, place: Place, sealed: Sealed) -> Sealed:
+        """The same content under the newest key, in the same place; no secret leaves. Raises EncryptionError."""
+        payload = self._decrypt(sealed.key_id, place.info(), sealed.token)
+        destination, inner = payload["destination"], payload["secrets"]
+        secrets = self._decrypt(sealed.key_id, place.info("secrets", destination), inner) if inner else {}
+        return self.seal(place, payload["public"], secrets, destination)
+
     def canary(self) -> Sealed:
         """A token to store once; it proves at every start that the key is still the right one."""
         return Sealed(self._encrypt(self.key_id, _CANARY.encode(), {}), self.key_id)
@@ -86,6 +100,8 @@ class Vault:
         self._decrypt(sealed.key_id, _CANARY.encode(), sealed.token)
 
     def _fernet(self, key_id: str, info: bytes) -> Fernet:
+        if key_id not in self._masters and self._again is not None:
+            self._take(self._again())
         master = self._masters.get(key_id)
         if master is None:
             raise EncryptionError(

@@ -14,7 +14,8 @@ from studio.errors import EncryptionError
 from studio.models import Sealed
 from studio.security.vault import Vault
 from studio.security.vault import new_key as new_encryption_key
-from studio.services.core import KEY_FILE, ensure_schema, open_store
+from studio.services.core import ensure_schema, open_store
+from studio.services.master_keys import KEY_FILE
 from studio.settings import Settings
 from studio.store import migrations
 from studio.store.engine import Database

@@ -1,0 +1,100 @@
+"""Where the master keys come from: the settings, or a key file in the data folder; proved at every start."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from studio.errors import EncryptionError
+from studio.security.vault import Vault, new_key
+from studio.settings import Settings
+from studio.store.engine import Database
+from studio.store.keys import admit_canary, canaries
+
+KEY_FILE = "encryption.key"
+
+
+async def open_vault(settings: Settings, database: Database) -> Vault:
+    """The vault, proved against every canary before anything else may use it.
+
+    Raises:
+        EncryptionError: a key is missing, malformed or another one. Nothing has been written.
+    """
+    known = await canaries(database)
+    texts = await asyncio.to_thread(_texts, settings, bool(known))
+    # Another process may put a new key into the file at any time; settings stay as they are.
+    again: Callable[[], list[str]] | None = None if settings.encryption_keys else lambda: _texts(settings, True)
+    vault = Vault(texts, again=again)
+    for sealed in known:
+        vault.check_canary(sealed)
+    if vault.key_id not in {sealed.key_id for sealed in known}:
+        await admit_canary(database, vault.canary(), vault.check_canary)
+    return vault
+
+
+def add_key(settings: Settings) -> None:
+    """Put a fresh key in front of the key file's others, in one step that a crash cannot halve.
+
+    Raises:
+        EncryptionError: the keys come from the settings, where only an operator can add one.
+    """
+    if settings.encryption_keys:
+        raise EncryptionError("put a new key in front of the others in STUDIO_ENCRYPTION_KEYS, then rotate")
+    path = settings.data_dir / KEY_FILE
+    with path.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _write(path, [new_key(), *_read(path)], os.replace)
+
+
+def _texts(settings: Settings, must_exist: bool) -> list[str]:
+    """The keys as text, newest first."""
+    if settings.encryption_keys is not None:
+        return [key for key in settings.encryption_keys.get_secret_value().split(",") if key.strip()]
+    path = settings.data_dir / KEY_FILE
+    if not path.exists():
+        if must_exist:
+            raise EncryptionError(
+                f"the store holds sealed configs, but its key file {KEY_FILE} is gone from the data folder and "
+                "STUDIO_ENCRYPTION_KEYS is not set; put the key back"
+            )
+        _write(path, [new_key()], _link)
+    if path.stat().st_mode & 0o077:
+        raise EncryptionError(f"the key file {KEY_FILE} can be read by others; run: chmod 600 on it")
+    return _read(path)
+
+
+def _read(path: Path) -> list[str]:
+    return path.read_bytes().decode("ascii", "replace").split()
+
+
+def _link(name: str, path: Path) -> None:
+    """Put a first file in place: of two processes that start together the second keeps the first one's."""
+    with suppress(FileExistsError):
+        os.link(name, path)
+    os.unlink(name)
+
+
+def _write(path: Path, keys: list[str], place: Callable[[str, Path], None]) -> None:
+    """Write beside, mode 0600, durable; then `place` it."""
+    handle, name = tempfile.mkstemp(prefix=f".{KEY_FILE}.", dir=path.parent)
+    try:
+        os.write(handle, ("\n".join(keys) + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    place(name, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A key that a row is sealed with must outlive a power cut as the row does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
