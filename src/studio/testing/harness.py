@@ -27,7 +27,7 @@ async def open_provider(
         yield provider
 
 
-async def call(provider: Provider[Any], name: str, **arguments: Any) -> Result:
+async def call(provider: Provider[Any], name: str, /, **arguments: Any) -> Result:
     """Run one operation the way the house does: look up, validate, run."""
     operation = provider.operation(name)
     return await provider.run(operation, operation.parse(arguments))
