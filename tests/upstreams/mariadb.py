@@ -37,6 +37,7 @@ class Mariadb(Server):
             _program("mariadb-install-db"), "--no-defaults", f"--datadir={self.dir}/data",
             "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
         )  # fmt: skip
+        self.write("ca.crt", certificates().ca)
         self.write("server.crt", certificates().cert)
         self.write("server.key", certificates().key)
         lines = [
@@ -58,7 +59,7 @@ class Mariadb(Server):
             f"--port={self.port}", f"--socket={self.dir}/s", f"--pid-file={self.dir}/pid", "--skip-name-resolve",
             "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M",
             "--innodb-log-file-size=8M", "--performance-schema=off", "--max-connections=200",
-            f"--init-file={self.dir}/init.sql", f"--ssl-cert={self.dir}/server.crt", f"--ssl-key={self.dir}/server.key",
+            f"--init-file={self.dir}/init.sql", f"--ssl-ca={self.dir}/ca.crt", f"--ssl-cert={self.dir}/server.crt", f"--ssl-key={self.dir}/server.key",
         ]  # fmt: skip
 
     def ready(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
+from asyncmy.errors import OperationalError
 from asyncmy.protocol import pack_binary_params, parse_binary_rows_from_buffer
 
 from studio.providers._mysql_errors import GARBAGE, Garbled
@@ -143,6 +144,10 @@ class Connection(Login):
         return bool(left >= 0 and left >= int.from_bytes(proto.buffer[proto.pos : proto.pos + 3], "little"))
 
     async def _send(self, command: int, payload: bytes) -> None:
+        if self._proto is not None and self._proto.length != self._proto.pos:
+            # Unasked: a last word before it closed an idle session, or the answers are out of step.
+            self.close()
+            raise OperationalError(2013, "the server spoke out of turn")
         await self._execute_command(command, payload)
         self.busy = True
 

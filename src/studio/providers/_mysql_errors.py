@@ -65,6 +65,7 @@ _WORK: dict[int, tuple[type[StudioError], str]] = {
     1053: (Unreachable, _ENDED),
     1927: (Unreachable, _ENDED),
     4031: (Unreachable, _ENDED),
+    1820: (AuthFailed, "the password of this account has expired"),
     1040: (Unreachable, _FULL),
     1203: (Unreachable, _FULL),
     1226: (Unreachable, _FULL),

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from studio.errors import InvalidRequest, ReadOnly
 from studio.providers._mysql_words import (
@@ -108,8 +109,7 @@ class Verdict:
             raise InvalidRequest.at("query", "does not begin like an SQL statement")
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     """Words in lower case; quoted names without their quotes."""
@@ -182,7 +182,7 @@ def _checked(text: str) -> list[_Token]:
         tokens.pop()
     if not tokens:
         raise InvalidRequest.at("query", "holds no statement")
-    if _Token("mark", ";") in tokens and tokens[0].text not in {"create", "alter"}:  # a routine's body has them
+    if _Token("mark", ";") in tokens and tokens[0].text not in {"create", "alter", "begin"}:  # a body has them
         raise InvalidRequest.at("query", "holds several statements; give one, or use transaction")
     return tokens
 

@@ -105,15 +105,12 @@ class Login(_Connection):  # type: ignore[misc]
             self.busy = self.busy and not from_server(exc)
             raise
 
-    def abort(self) -> None:
-        """Close at once, without a word to the server."""
-        if self._transport is not None:
-            self._transport.abort()
-        self.close()
-
-    def _close_on_cancel(self) -> None:
-        # asyncmy calls it; a plain close of TLS would wait for a server that is at work.
-        self.abort()
+    def close(self) -> None:
+        """Close at once, without a word to the server. asyncmy's own would wait for the end of TLS."""
+        transport = self._transport
+        super().close()
+        if transport is not None:
+            transport.abort()
 
     async def _peek(self) -> int:
         """Wait until the next packet is whole; its size."""

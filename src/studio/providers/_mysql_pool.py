@@ -57,11 +57,6 @@ class Session:
         self._setup = setup(config, mariadb=conn.is_mariadb)
         self._plans: dict[str, Plan] = {}
 
-    async def begin(self) -> None:
-        """Set the session up after the log-in or a reset."""
-        for statement in self._setup:
-            await self.conn.run(statement)
-
     async def plan(self, text: str) -> Plan:
         """The prepared statement of this text."""
         plan = self._plans.pop(text, None)
@@ -76,7 +71,8 @@ class Session:
         """Make it as new."""
         self._plans.clear()
         await self.conn.reset()
-        await self.begin()
+        for statement in self._setup:
+            await self.conn.run(statement)
 
     async def read_only(self) -> None:
         """Make it read-only again after plain row changes."""
@@ -90,7 +86,7 @@ class Pool:
     """At most `config.pool_size` sessions, made when they are needed.
 
     Args:
-        connect: makes a connection, to the given address or to any. Raises errors of ours.
+        connect: makes a connection and sets it up. With an address it dials that one and sets nothing up.
         wait_s: how long a caller waits for a session before it is `pool_busy`, seconds.
     """
 
@@ -136,14 +132,7 @@ class Pool:
                 continue
             session.reused = True
             return session
-        conn = await self._connect(None)
-        session = Session(conn, self._config)
-        try:
-            await session.begin()
-        except BaseException:
-            conn.abort()
-            raise
-        return session
+        return Session(await self._connect(None), self._config)
 
     def _best(self) -> int:
         """The place of the session that was used last, among those that are not being cleaned if possible."""
@@ -193,7 +182,7 @@ class Pool:
             async with asyncio.timeout(CLOSE_S):
                 await clean(session)
         except Exception:
-            session.conn.abort()  # the next borrower sees it closed
+            session.conn.close()  # the next borrower sees it closed
         finally:
             session.cleaning = None
 
@@ -204,12 +193,12 @@ class Pool:
         try:
             async with asyncio.timeout(CLOSE_S):
                 if conn.busy:
-                    conn.abort()
+                    conn.close()
                     await self._kill(conn)
                 else:
                     await conn.ensure_closed()
         except Exception:
-            conn.abort()
+            conn.close()
 
     async def _kill(self, conn: Any) -> None:
         """End what a connection still runs on the server, from a second one to the same address."""

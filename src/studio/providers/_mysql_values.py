@@ -38,22 +38,23 @@ _UNSIGNED, _ENUM, _SET = 32, 256, 2048
 # -- from the server ------------------------------------------------------------------------------
 
 
+_day = struct.Struct("<HBB").unpack_from
+_moment = struct.Struct("<HBBBBB").unpack_from
+
+
 def _date(value: bytes) -> str:
-    if len(value) < 4:
-        return "0000-00-00"
-    year, month, day = struct.unpack_from("<HBB", value)
-    return f"{year:04}-{month:02}-{day:02}"
-
-
-def _clock(hour: int, minute: int, second: int, micros: bytes) -> str:
-    text = f"{hour:02}:{minute:02}:{second:02}"
-    fraction = int.from_bytes(micros[:4], "little")
-    return f"{text}.{fraction:06}" if fraction else text
+    return "{:04}-{:02}-{:02}".format(*_day(value)) if len(value) >= 4 else "0000-00-00"
 
 
 def _datetime(value: bytes) -> str:
-    clock = _clock(value[4], value[5], value[6], value[7:]) if len(value) >= 7 else "00:00:00"
-    return f"{_date(value)}T{clock}"
+    if len(value) < 7:
+        return _date(value) + "T00:00:00"
+    text = "%04d-%02d-%02dT%02d:%02d:%02d" % _moment(value)  # noqa: UP031 - twice as fast as the others
+    return text if len(value) < 11 else text + _fraction(value[7:11])
+
+
+def _fraction(micros: bytes) -> str:
+    return f".{int.from_bytes(micros, 'little'):06}"
 
 
 def _timestamp(value: bytes) -> str:
@@ -64,7 +65,8 @@ def _time(value: bytes) -> str:
     if len(value) < 8:
         return "00:00:00"
     negative, days, hour, minute, second = struct.unpack_from("<BIBBB", value)
-    return ("-" if negative else "") + _clock(days * 24 + hour, minute, second, value[8:])
+    text = f"{'-' if negative else ''}{days * 24 + hour:02}:{minute:02}:{second:02}"
+    return text if len(value) < 12 else text + _fraction(value[8:12])
 
 
 def _base64(value: bytes) -> str:

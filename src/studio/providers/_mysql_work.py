@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from studio.providers._mysql_guard import Verdict
 from studio.providers._mysql_params import encode
 from studio.providers._mysql_pool import READ_WRITE, Clean, Pool, Session
 from studio.providers._mysql_values import Plan
+
+STALE_S = 0.25
+"""A session that died while it was idle shows that at once; later, somebody ended the work itself."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,13 @@ async def _begin_read(pool: Pool, call: Call, clean: Clean | None) -> tuple[Sess
     values = encode(call.names, call.values)
     for fresh in (False, True):
         session = await pool.acquire(fresh=fresh)
+        start = time.perf_counter()
         try:
             plan = await _prepared(session, call)
             return session, plan, await session.conn.start(plan, values)
         except BaseException as exc:
             pool.release(session, clean)
-            if not session.reused or not stale(exc):
+            if not session.reused or not stale(exc) or time.perf_counter() - start > STALE_S:
                 raise
     raise AssertionError("a new session is never reused")
 

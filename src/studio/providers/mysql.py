@@ -32,7 +32,7 @@ from studio.providers import _mysql_catalog as catalog
 from studio.providers import _mysql_guard as guard
 from studio.providers._mysql_config import MysqlConfig
 from studio.providers._mysql_errors import NoTls, login_error, work_error
-from studio.providers._mysql_pool import Pool
+from studio.providers._mysql_pool import Pool, setup
 from studio.providers._mysql_work import Call, explain_text, read, transaction, write
 
 
@@ -201,20 +201,21 @@ class Mysql(SqlProvider[MysqlConfig]):
         return self._tls
 
     async def _connect(self, address: str | None) -> Any:
-        """A logged-in connection to the address, or to the first of the host's that takes one."""
+        """A logged-in connection to the host, set up; or to one address of it, as it is."""
         try:
             async with asyncio.timeout(self.config.connect_timeout_s):
                 tls = await self._context()
                 sock = await self.network.connect(address or self.config.host, self.config.port)
-                return await self._login(sock, tls)
+                return await self._login(sock, tls, bare=address is not None)
         except TimeoutError:
             raise _too_slow() from None
 
-    async def _login(self, sock: socket.socket, tls: TlsContext | None) -> Any:
+    async def _login(self, sock: socket.socket, tls: TlsContext | None, *, bare: bool) -> Any:
         from studio.providers._mysql_driver import Connection
 
-        config = self.config
+        config, conn = self.config, None
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             conn = Connection(
                 sock,
@@ -225,8 +226,13 @@ class Mysql(SqlProvider[MysqlConfig]):
                 timeout=config.connect_timeout_s,
             )
             await conn.connect()
+            for statement in () if bare else setup(config, mariadb=conn.is_mariadb):
+                await conn.run(statement)
         except BaseException as exc:
-            sock.close()
+            if conn is not None:
+                conn.close()
+            # The transport closes it in the loop's next round. If none was made by now, nobody else would.
+            asyncio.get_running_loop().call_later(0, sock.close)
             if isinstance(exc, Exception):
                 raise login_error(exc) from exc
             raise
