@@ -15,6 +15,7 @@ from tests.upstreams.httpbin import Httpbin
 
 from studio.contract.config import join_secrets
 from studio.errors import AuthFailed, Forbidden, InvalidConfig, InvalidRequest
+from studio.providers._http import Request
 from studio.providers._rest_config import RestConfig
 from studio.providers.rest import Rest
 from studio.services.connector_service import ConnectorService
@@ -90,6 +91,15 @@ async def test_an_api_key_in_the_query_is_sent_and_never_comes_back() -> None:
         assert answer["data"]["headers"]["link"] == "<GET /things?a=1&key=[secret] HTTP/1.1>"
         with pytest.raises(Forbidden):
             await rest.ask("GET /things", query={"key": "mine"})
+
+
+async def test_a_next_page_does_not_carry_a_key_that_its_link_repeats() -> None:
+    key = "k3y-canary-0123"
+    page = reply(200, b"[1]", Content_Type="application/json", Link=f"</l?from=1&key={key}&again={key}>; rel=next")
+    auth = {"type": "api_key", "in": "query", "name": "key", "key": key}
+    async with upstream(page) as server, api(server.url, auth=auth) as rest:
+        answer = await rest.ask("GET /l", paginate={"link": True, "max_pages": 1})
+    assert answer["next_cursor"] == "/l?from=1&again=[secret]"
 
 
 async def test_requests_are_signed_for_aws() -> None:
@@ -172,6 +182,17 @@ async def test_a_caller_sets_no_header_of_the_connector_or_the_connection() -> N
     sent = server.requests[0]
     assert (sent.header("X-Trace"), sent.header("Accept"), sent.header("X-Tenant")) == ("1", "text/csv", "acme")
     assert len([name for name, _ in sent.headers if name.lower() == "accept"]) == 1
+
+
+async def test_the_client_itself_drops_such_headers_whoever_built_the_request() -> None:
+    config = {"auth": {"type": "api_key", "name": "X-Key", "key": "k-123456"}, "headers": {"X-Tenant": "acme"}}
+    hostile = {"x-key": "1", "x-tenant": "2", "authorization": "3", "cookie": "4", "host": "5", "connection": "close"}
+    async with upstream(echo) as server, api(server.url, **config) as rest:
+        await rest.provider._client.fetch(Request("GET", "/", headers=hostile))
+    sent = server.requests[0]
+    assert [value for name, value in sent.headers if name.lower() in hostile] == [
+        f"127.0.0.1:{server.port}", "acme", "k-123456",
+    ]  # fmt: skip
 
 
 async def test_nothing_is_kept_between_requests() -> None:

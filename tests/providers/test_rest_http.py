@@ -382,6 +382,7 @@ async def test_a_name_that_turns_to_an_internal_address_is_not_dialled() -> None
                     rest.operation("request"), rest.operation("request").parse({"method": "GET", "path": "/"})
                 )
         network.close()
+        assert network.looked_up == 2
     assert not sink.connections
 
 

@@ -192,7 +192,7 @@ class Rest(ApiProvider[RestConfig]):
     def place_of(self, request: Request) -> str:
         """Path and query of a request, as a caller would write them to get there."""
         below = request.path.removeprefix(self._base.path.rstrip("/")).removeprefix(self._prefix.raw)
-        return below + (f"?{urlencode(request.query)}" if request.query else "")
+        return self._client.redactor.text(below + (f"?{urlencode(request.query)}" if request.query else ""))
 
     def shape(self, request: Request, answer: Answer, *, full: bool = False) -> Result:
         """The answer as a result: the body, or status, headers and body. HEAD has nothing but headers."""
