@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from tests.servers import Postgres
 from studio.store import migrations
 from studio.store.engine import Database, open_database
 from studio.store.store import Scope, Store
+from studio.store.tables import metadata
 
 KINDS = [pytest.param("sqlite"), pytest.param("postgresql", marks=pytest.mark.server)]
 
@@ -57,19 +57,13 @@ async def bare(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 async def home(
     request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Home]:
-    """A store of the newest schema: a copy of one that was migrated once."""
+    """An empty store of the newest schema, migrated once: a copy of the file, or the same database emptied."""
     if request.param == "sqlite":
         shutil.copytree(await _sqlite_template(tmp_path_factory), tmp_path, dirs_exist_ok=True)
         yield Home("sqlite", None, tmp_path)
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    template = await _postgres_template(postgres)
-    name = f"store_{secrets.token_hex(6)}"
-    admin = await postgres.admin()
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield Home("postgresql", url_of(postgres, name), tmp_path)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    yield Home("postgresql", url_of(postgres, await _postgres_emptied(postgres)), tmp_path)
 
 
 @pytest.fixture
@@ -106,14 +100,17 @@ async def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(made["sqlite"])
 
 
-async def _postgres_template(postgres: Postgres) -> str:
-    made, name = _made(), "store_template"
+async def _postgres_emptied(postgres: Postgres) -> str:
+    made, name = _made(), "store_of_tests"
     if made.get("postgresql") != postgres.password:  # of this server
         admin = await postgres.admin()
         await admin.execute(f"CREATE DATABASE {name}")
         await admin.close()
         await _migrate(open_database(url_of(postgres, name), Path()))
         made["postgresql"] = postgres.password
+    admin = await postgres.admin(name)
+    await admin.execute(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}")
+    await admin.close()
     return name
 
 

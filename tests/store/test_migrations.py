@@ -15,7 +15,6 @@ from sqlalchemy import Connection, inspect, text
 from tests.store.conftest import Home
 
 from studio.store import migrations
-from studio.store.engine import Database
 from studio.store.tables import metadata
 
 
@@ -124,7 +123,12 @@ async def test_a_migration_that_fails_leaves_the_store_as_it_was(bare: Home, mon
         await database.close()
 
 
-async def test_a_store_of_a_newer_version_is_not_current(database: Database) -> None:
-    newer = text("UPDATE alembic_version SET version_num = '9999'")
-    await database.write(lambda connection: connection.execute(newer))
-    assert not await migrations.current(database)
+async def test_a_store_of_a_newer_version_is_not_current(bare: Home) -> None:
+    database = bare.open()
+    try:
+        await migrations.upgrade(database)
+        newer = text("UPDATE alembic_version SET version_num = '9999'")
+        await database.write(lambda connection: connection.execute(newer))
+        assert not await migrations.current(database)
+    finally:
+        await database.close()
