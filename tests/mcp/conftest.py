@@ -76,7 +76,7 @@ class World:
         return self.application.service
 
     async def send(
-        self, body: Any, *, who: str | None = "agent", query: str = "", method: str = "POST", **headers: str | None
+        self, body: Any, *, who: str | None = "agent", at: str = "", method: str = "POST", **headers: str | None
     ) -> Reply:
         """One request as it stands; a header that is None is left out."""
         sent = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
@@ -87,7 +87,7 @@ class World:
             if value is not None:
                 sent[name.replace("_", "-")] = value
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with self.session.request(method, f"{self.base}/mcp{query}", data=data, headers=sent) as answer:
+        async with self.session.request(method, f"{self.base}/mcp{at}", data=data, headers=sent) as answer:
             return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
 
     async def modern(self, method: str, params: dict[str, Any] | None = None, **more: Any) -> Reply:
@@ -102,9 +102,9 @@ class World:
         """A request as clients of 2025-11-25 send it after `initialize`."""
         return await self.send(request(method, params), **{"mcp_protocol_version": LEGACY, **more})
 
-    async def call(self, tool: str, /, *, who: str = "agent", query: str = "", **arguments: Any) -> dict[str, Any]:
+    async def call(self, tool: str, /, *, who: str = "agent", at: str = "", **arguments: Any) -> dict[str, Any]:
         """A tool's result."""
-        reply = await self.modern("tools/call", {"name": tool, "arguments": arguments}, who=who, query=query)
+        reply = await self.modern("tools/call", {"name": tool, "arguments": arguments}, who=who, at=at)
         found: dict[str, Any] = reply.result
         return found
 
@@ -116,12 +116,12 @@ class World:
         return found
 
     @asynccontextmanager
-    async def client(self, mode: str = "auto", *, who: str = "agent", query: str = "") -> AsyncIterator[Client]:
+    async def client(self, mode: str = "auto", *, who: str = "agent", at: str = "") -> AsyncIterator[Client]:
         """The official SDK's client."""
         headers = {"authorization": f"Bearer {self.keys[who]}"}
         async with (
             create_mcp_http_client(headers=headers) as http,
-            Client(streamable_http_client(f"{self.base}/mcp{query}", http_client=http), mode=mode) as client,
+            Client(streamable_http_client(f"{self.base}/mcp{at}", http_client=http), mode=mode) as client,
         ):
             yield client
 
@@ -133,6 +133,13 @@ class World:
 def request(method: str, params: dict[str, Any] | None = None, request_id: Any = 1) -> dict[str, Any]:
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id, "method": method}
     return message if params is None else {**message, "params": params}
+
+
+async def until(what: str) -> None:
+    """Wait until the toy's log holds this."""
+    async with asyncio.timeout(10):
+        while not toy.Toy.log[what]:  # noqa: ASYNC110 - the toy has no event for it
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ async def test_an_agent_finds_describes_and_queries_its_connectors(world: World,
 
 @pytest.mark.parametrize("mode", ERAS)
 async def test_each_operation_is_a_tool_with_its_own_schema_where_asked_for(world: World, mode: str) -> None:
-    async with world.client(mode, query="?tools=per-operation") as client:
+    async with world.client(mode, at="?tools=per-operation") as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert {"main_db__query", "main_db__describe_table", "store__put", "store__drop"} <= set(tools)
         assert tools["store__put"].input_schema["required"] == ["key"]

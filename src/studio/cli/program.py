@@ -14,6 +14,7 @@ from studio.cli.apply import apply
 from studio.cli.connectors import connectors
 from studio.cli.execute import query, run_operation
 from studio.cli.keys import keys
+from studio.cli.mcp import mcp
 from studio.cli.serve import serve
 from studio.cli.upkeep import db, encryption
 from studio.cli.where import where_options
@@ -30,7 +31,7 @@ def studio() -> None:
     """
 
 
-for command in (serve, connectors, query, run_operation, keys, apply, encryption, db):
+for command in (serve, mcp, connectors, query, run_operation, keys, apply, encryption, db):
     studio.add_command(command)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from studio.mcp.protocol import HEADER_MISMATCH, VERSION_KEY, Message, RpcError, meta_of
 
 VERSION, METHOD, NAME = "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"
-_NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _PREFIX, _SUFFIX = "=?base64?", "?="
 
 
@@ -30,7 +30,7 @@ def media_refusal(headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
 def check_headers(message: Message, raw: Iterable[tuple[bytes, bytes]]) -> None:
     """Raises RpcError where a header is missing, stands twice, or differs from the body."""
     wanted = {VERSION: meta_of(message)[VERSION_KEY], METHOD: message["method"]}
-    parameter = _NAMED.get(message["method"])
+    parameter = NAMED.get(message["method"])
     if parameter is not None:
         wanted[NAME] = (message.get("params") or {}).get(parameter)
     found = _found(raw, wanted)
