@@ -33,6 +33,8 @@ from studio.providers.mysql import Mysql
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 
+pytestmark = pytest.mark.server
+
 HOSTILE_PASSWORDS = [
     "#", "@", "a/b", "a:b", "100%", 'say "x"', "it's", " lead and trail ", "pass word", "p@ss:w/rd#%20?&=", "pässwörd€", "\\n$1;DROP `x`",
 ]  # fmt: skip

@@ -20,6 +20,8 @@ from studio.providers._mysql_work import Call, read
 from studio.providers.mysql import Mysql
 from studio.testing.harness import call, open_provider
 
+pytestmark = pytest.mark.server
+
 
 class Oracle:
     """A digest of all that a read could change, taken by the administrator from another session."""
