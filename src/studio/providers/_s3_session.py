@@ -67,7 +67,6 @@ class CleanSession(AioSession):  # type: ignore[misc]
 def shared() -> CleanSession:
     """The session of this process: its models take 12 MiB and 150 ms. To be made in a thread."""
     session = CleanSession()
-    session.user_agent_name = USER_AGENT
     session.warm_up_loader_caches("s3")
     return session
 
@@ -101,6 +100,7 @@ async def client(stack: AsyncExitStack, access: Access, http: aiohttp.ClientSess
                 http_session_cls=_through(http),
                 max_pool_connections=access.connections,
                 proxies={},
+                user_agent=USER_AGENT,
                 retries={"total_max_attempts": 1, "mode": "standard"},  # ours is bounded by effect and deadline
                 request_checksum_calculation="when_required",  # others are not known to S3-compatible servers
                 response_checksum_validation="when_required",
@@ -137,4 +137,5 @@ class _Plain:
     async def request(
         self, method: str, *, url: Any, headers: Any, data: Any, chunked: bool | None, **_: Any
     ) -> aiohttp.ClientResponse:
+        headers.pop("Expect", None)  # a server that does not know 100-continue would be waited for
         return await self._http.request(method, url, headers=headers, data=data, chunked=chunked, allow_redirects=False)
