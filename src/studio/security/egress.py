@@ -177,6 +177,8 @@ class Egress:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
+            # asyncio does this only for sockets that it made itself; without it, answers wait 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 await asyncio.get_running_loop().sock_connect(sock, (address, port))
                 return sock
