@@ -6,5 +6,6 @@ from tests.upstreams.mariadb import mariadb, mariadb_database  # noqa: F401
 from tests.upstreams.minio import minio, own_minio  # noqa: F401
 from tests.upstreams.mongodb import mongodb_database, mongodb_emulator, mongodb_server  # noqa: F401
 from tests.upstreams.oidc import oidc, oidc_server  # noqa: F401
+from tests.upstreams.rabbitmq import own_rabbitmq, queue, rabbitmq  # noqa: F401
 from tests.upstreams.redis import own_redis, redis_db, redis_server  # noqa: F401
 from tests.upstreams.seaweedfs import own_seaweedfs, seaweedfs  # noqa: F401
