@@ -523,6 +523,12 @@ async def test_a_server_killed_and_restarted_under_load_heals_on_the_next_call()
                 await call(provider, "list_collections")
             await asyncio.to_thread(server.restart)
             await call(provider, "list_collections")
+        async with open_provider(Provider, server.config(read_only=False)) as provider:
+            await asyncio.gather(*(provider.ping() for _ in range(8)))
+            await asyncio.to_thread(server.crash)
+            await asyncio.to_thread(server.restart)
+            for n in range(5):  # a write is never tried twice, so a dead session must be noticed before
+                await call(provider, "insert", collection="c", documents=[{"n": n}])
     finally:
         server.close()
 
@@ -619,7 +625,8 @@ class Rogue:
                 head = await reader.readexactly(16)
                 size, request = struct.unpack_from("<ii", head)
                 body = await reader.readexactly(size - 16)
-                self.received.append(bson.decode(body[5:]))
+                # the documents of a write come in a section of their own after this one
+                self.received.append(bson.decode(body[5 : 5 + struct.unpack_from("<i", body, 5)[0]]))
                 answer = next(answers, {"ok": 1.0, "n": 1})
                 writer.write(answer if isinstance(answer, bytes) else _message(answer, request))
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -650,6 +657,21 @@ async def test_no_host_that_a_server_names_is_ever_dialled() -> None:
         assert sink.connections == 0
 
 
+async def test_pymongo_by_itself_would_dial_the_host_that_a_server_names() -> None:
+    """Negative control: the same `hello`, followed by the driver's own client."""
+    from pymongo import AsyncMongoClient
+
+    async with Rogue() as sink:
+        address = f"127.0.0.1:{sink.port}"
+        named = hello(setName="rs0", hosts=[address], primary=address, me=address)
+        async with Rogue(named, named) as rogue:
+            client: Any = AsyncMongoClient("127.0.0.1", rogue.port, replicaSet="rs0", serverSelectionTimeoutMS=500)
+            with pytest.raises(Exception, match=r"rs0|primary|servers|connection"):
+                await client.admin.command("ping")
+            await client.close()
+        assert sink.connections > 0
+
+
 async def test_nothing_is_left_open_and_never_more_than_the_pool() -> None:
     async with Rogue(hello()) as rogue:
         async with open_provider(Provider, config_of(rogue, pool_size=4)) as provider:
@@ -674,7 +696,21 @@ async def test_a_session_that_died_while_idle_is_replaced_for_a_read_and_no_writ
         session.call = broken
         with pytest.raises(Unreachable):
             await call(provider, "insert", collection="c", documents=[{"a": 1}])
-    assert not any("insert" in command for command in rogue.received)
+        assert not any("insert" in command for command in rogue.received)
+        await call(provider, "insert", collection="c", documents=[{"a": 1}])
+    assert "insert" in rogue.received[-1]  # one that is sent is seen
+
+
+async def test_a_provider_is_described_without_its_driver() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\nfrom studio.providers import load\nload('mongodb').native('{\"count\": \"c\"}', None)\n"
+        "[one.describe() for one in load('mongodb').operations.values()]\nassert not {'pymongo', 'bson'} & set(sys.modules)"
+    )
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], capture_output=True)
+    assert done.stderr == b""
 
 
 async def test_no_blank_is_filled_and_no_identity_of_this_machine_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -682,6 +718,7 @@ async def test_no_blank_is_filled_and_no_identity_of_this_machine_is_sent(monkey
         monkeypatch.setenv(name, "poison")
     async with Rogue(hello(), {"ok": 1.0, "n": 3}) as rogue, open_provider(Provider, config_of(rogue)) as provider:
         assert (await call(provider, "count", collection="c")).data == [{"count": 3}]
+    assert "count" in rogue.received[-1]
     assert "poison" not in str(rogue.received)
     assert not any("sasl" in str(command).lower() for command in rogue.received)
 
@@ -730,6 +767,7 @@ async def test_each_refusal_of_the_server_is_an_error_of_ours(code: int, expecte
         with pytest.raises(StudioError) as caught:
             await call(provider, "count", collection="c")
         assert caught.value.code == expected
+        assert (code in {91, 11600, 10107}) == ("primary" in caught.value.message)
 
 
 async def test_a_read_goes_to_a_secondary_too_where_it_was_named_alone() -> None:

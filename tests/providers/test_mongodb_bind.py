@@ -239,12 +239,19 @@ async def test_an_accepted_read_changes_nothing_and_the_refused_never_arrive(
             await call(provider, "count", collection="things", filter=filtered)
             await call(provider, "distinct", collection="things", key="n", filter=filtered)
         assert await state() == before
+        await database["other"].insert_one({"_id": "p"})
+        assert await state() != before  # a write would have been seen
         from studio.providers._mongodb_session import Session
 
-        async def arrived(*_: Any, **__: Any) -> Any:
-            raise AssertionError("it was sent")
+        sent: list[Any] = []
+
+        async def arrived(_self: Any, _database: str, command: Any, **_: Any) -> Any:
+            sent.append(command)
+            return {"cursor": {"firstBatch": [], "id": 0, "ns": "a.b"}}
 
         monkeypatch.setattr(Session, "call", arrived)
+        await call(provider, "find", collection="things")
+        assert len(sent) == 1  # what is sent is seen
         for pipeline in [*REFUSED, *CHANGES]:
             with pytest.raises(StudioError):
                 await call(provider, "aggregate", collection="things", pipeline=pipeline)
@@ -256,6 +263,7 @@ async def test_an_accepted_read_changes_nothing_and_the_refused_never_arrive(
                      {"collation": {"a": JAVASCRIPT}}, {"sort": {"a": "x"}}):  # fmt: skip
             with pytest.raises(InvalidRequest):
                 await call(provider, "find", collection="things", **more)
+        assert len(sent) == 1
     await client.close()
 
 

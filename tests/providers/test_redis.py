@@ -285,6 +285,8 @@ async def test_an_accepted_read_changes_nothing(reader: Any, redis_server: Redis
     for line in READS:
         await run(reader, line)
         assert await state(admin) == before, line
+    await admin.append("k", "x")
+    assert await state(admin) != before  # a write would have been seen
     await admin.aclose()
 
 
@@ -304,6 +306,7 @@ async def test_what_is_no_read_is_refused_before_it_is_sent(redis_server: Redis,
     assert await state(admin) == before
     stats = await admin.info("commandstats")
     await admin.aclose()
+    assert "cmdstat_dump" in stats
     assert set(stats) <= {"cmdstat_keys", "cmdstat_dump", "cmdstat_pttl", "cmdstat_info", "cmdstat_config|resetstat"}
 
 
@@ -618,6 +621,24 @@ async def test_a_server_killed_and_restarted_under_load_heals_on_the_next_call(o
             await call(provider, "get", key="k")
         await asyncio.to_thread(own_redis.launch)
         assert (await call(provider, "get", key="k")).data is None
+    async with open_provider(Provider, own_redis.config(read_only=False)) as provider:
+        await asyncio.gather(*(provider.ping() for _ in range(8)))
+        await asyncio.to_thread(own_redis.crash)
+        await asyncio.to_thread(own_redis.launch)
+        for n in range(1, 6):  # a write is never tried twice, so a dead session must be noticed before
+            assert (await call(provider, "incr", key="n")).data == n
+
+
+async def test_a_provider_is_described_without_its_driver() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\nfrom studio.providers import load\nload('redis').native('GET k', None)\n"
+        "[one.describe() for one in load('redis').operations.values()]\nassert not {'redis', 'hiredis'} & set(sys.modules)"
+    )
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], capture_output=True)
+    assert done.stderr == b""
 
 
 async def test_a_session_killed_while_idle_is_replaced_without_a_word(
@@ -736,6 +757,7 @@ class Rogue:
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
         self.received = b""
+        self.connections = 0
 
     async def __aenter__(self) -> Rogue:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -746,6 +768,7 @@ class Rogue:
         self.server.close()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         first = True
         answers = iter(self.answers)
         while data := await reader.read(65_536):
@@ -770,7 +793,10 @@ async def test_a_redirect_to_another_host_is_not_followed() -> None:
                         said = exc.message
                     assert str(sink.port) not in said
                     await asyncio.sleep(0.05)
-        assert sink.received == b""
+        assert sink.connections == 0
+        async with open_provider(Provider, {"host": "127.0.0.1", "port": sink.port}) as provider:
+            await provider._pool.use(lambda session: asyncio.sleep(0), again=False)
+        assert sink.connections == 1  # one that is made is seen
 
 
 @pytest.mark.parametrize(
@@ -807,6 +833,7 @@ async def test_no_blank_is_filled_from_the_environment(monkeypatch: pytest.Monke
         open_provider(Provider, {"host": "127.0.0.1", "port": rogue.port}) as provider,
     ):
         await call(provider, "get", key="k")
+    assert b"GET" in rogue.received
     assert b"poison" not in rogue.received
     assert b"AUTH" not in rogue.received
 

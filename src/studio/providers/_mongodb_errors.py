@@ -65,6 +65,8 @@ def work_error(exc: Exception) -> StudioError | None:
 
     if isinstance(exc, errors.OperationFailure):
         return refused(exc.details or {}, code=exc.code)
+    if isinstance(exc, errors.NotPrimaryError):
+        return Unreachable(_STEPPING)
     if isinstance(exc, (errors.DocumentTooLarge, errors.InvalidOperation)):
         return InvalidRequest("the command is larger than the server takes (16 MiB a document)")
     if isinstance(exc, (errors.NetworkTimeout, TimeoutError)):

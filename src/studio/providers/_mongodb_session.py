@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -98,11 +99,16 @@ class Session:
         self.reused = False
         self._conn = conn
         self._transport = transport
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @property
     def closed(self) -> bool:
-        """Whether either side closed it."""
-        return self._conn.closed or self._transport.is_closing()
+        """Whether either side closed it, or sent what nobody asked for.
+
+        pymongo stops reading between two commands, so the loop would not hear of an end; the socket does.
+        """
+        return self._conn.closed or self._transport.is_closing() or bool(self._poll.poll(0))
 
     def abort(self) -> None:
         """Close it at once; the server ends what a reading client has left behind."""
