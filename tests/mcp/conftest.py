@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
 import sqlite3
@@ -86,7 +87,7 @@ class World:
             sent.pop(name.replace("_", "-"), None)
             if value is not None:
                 sent[name.replace("_", "-")] = value
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
         async with self.session.request(method, f"{self.base}/mcp{at}", data=data, headers=sent) as answer:
             return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
 

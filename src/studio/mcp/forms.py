@@ -118,9 +118,10 @@ def _size(text: str) -> int:
 def _fitting(names: list[str] | None, rows: Sequence[Any], form: str, max_bytes: int) -> int:
     """How many rows fit, at least one. Each row is measured once, as a line of its own."""
     empty = _size(_render(names, rows[:0], form).text)
+    comma = 0 if names is not None and form in {"csv", "markdown"} else 1  # there a row brings its own line break
     left = max_bytes - empty
     for number, row in enumerate(rows):
-        left -= _size(_render(names, [row], form).text) - empty + 1
+        left -= _size(_render(names, [row], form).text) - empty + (comma if number else 0)
         if left < 0:
             return max(number, 1)
     return len(rows)

@@ -103,6 +103,8 @@ def tool_result(result: Result, wanted: Wanted, *, source: str, digest: str | No
         digest: of the call, for cursors; None where the call must not be repeated.
         paged: the operation itself takes the provider's cursor.
     """
+    if result.data is None and not result.columns and not result.rows:
+        return _affected(result.row_count)
     found = cut(result, wanted.form, wanted.place.skip, wanted.max_rows, wanted.max_bytes)
     after = _after(found, result, wanted.place, paged=paged)
     truncated = found.more or found.shortened or result.truncated
@@ -115,8 +117,7 @@ def tool_result(result: Result, wanted: Wanted, *, source: str, digest: str | No
     }
     if truncated:
         structured["hint"] = _hint(found, cursor, repeatable=digest is not None)
-    nothing = result.rows is None and result.data is None
-    text = _affected(result) if nothing else f"{marked(found.text, source)}\n{_said(structured)}"
+    text = f"{marked(found.text, source)}\n{_said(structured)}"
     return {"content": [{"type": "text", "text": text}], "structuredContent": structured}
 
 
@@ -138,8 +139,10 @@ def _hint(found: Cut, cursor: str | None, *, repeatable: bool) -> str:
     return "the connector's row or byte cap was reached: narrow the query, or read on with LIMIT and OFFSET"
 
 
-def _affected(result: Result) -> str:
-    return f"done; {result.row_count} row{'s' * (result.row_count != 1)} affected"
+def _affected(count: int) -> dict[str, Any]:
+    structured = {"row_count": count, "truncated": False, "next_cursor": None}
+    text = f"done; {count} row{'s' * (count != 1)} affected"
+    return {"content": [{"type": "text", "text": text}], "structuredContent": structured}
 
 
 def _said(structured: Mapping[str, Any]) -> str:
