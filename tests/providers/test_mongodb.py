@@ -657,6 +657,20 @@ async def test_no_host_that_a_server_names_is_ever_dialled() -> None:
         assert sink.connections == 0
 
 
+async def test_a_closed_range_is_never_dialled() -> None:
+    from studio.errors import EgressDenied
+    from studio.security.egress import Egress
+
+    async with Rogue(hello()) as sink:
+        async with open_provider(Provider, config_of(sink), network=Egress(private_open=False)) as provider:
+            with pytest.raises(EgressDenied):
+                await call(provider, "count", collection="c")
+        assert sink.connections == 0
+        async with open_provider(Provider, config_of(sink), network=Egress(private_open=True)) as provider:
+            await call(provider, "count", collection="c")
+        assert sink.connections == 1
+
+
 async def test_pymongo_by_itself_would_dial_the_host_that_a_server_names() -> None:
     """Negative control: the same `hello`, followed by the driver's own client."""
     from pymongo import AsyncMongoClient

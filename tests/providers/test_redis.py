@@ -799,6 +799,21 @@ async def test_a_redirect_to_another_host_is_not_followed() -> None:
         assert sink.connections == 1  # one that is made is seen
 
 
+async def test_a_closed_range_is_never_dialled() -> None:
+    from studio.errors import EgressDenied
+    from studio.security.egress import Egress
+
+    async with Rogue(b"$-1\r\n") as sink:
+        config = {"host": "127.0.0.1", "port": sink.port}
+        async with open_provider(Provider, config, network=Egress(private_open=False)) as provider:
+            with pytest.raises(EgressDenied):
+                await call(provider, "get", key="k")
+        assert sink.connections == 0
+        async with open_provider(Provider, config, network=Egress(private_open=True)) as provider:
+            await call(provider, "get", key="k")
+        assert sink.connections == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [
