@@ -36,6 +36,9 @@ check: $(STAMP) ## Lint, types, import directions, docs up to date
 docs: $(STAMP) ## Regenerate the generated pages
 	@$(RUN)/python scripts/matrix.py
 
+bench: $(STAMP) servers ## Measure against the bare drivers; writes bench/RESULTS.md (ARGS="--only redis --rounds 5")
+	@$(RUN)/python -m bench $(ARGS)
+
 format: $(STAMP) ## Format the code
 	@$(RUN)/ruff check --fix-only -q . && $(RUN)/ruff format .
 

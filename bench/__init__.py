@@ -1,0 +1,1 @@
+"""Benchmarks: each prints ratios against a baseline that ran in the same process, round by round."""
