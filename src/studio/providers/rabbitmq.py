@@ -48,7 +48,7 @@ _RIGHTS = {
     "read": "take messages away (read)",
     "configure": "declare and delete queues and exchanges (configure)",
 }
-GRANT = "rabbitmqctl set_permissions -p VIRTUAL_HOST studio_reader '^$' '^$' '^$'"
+GRANT = ["rabbitmqctl set_permissions -p VIRTUAL_HOST studio_reader '^$' '^$' '^$'"]
 """Describing needs no permission at all."""
 
 
