@@ -356,6 +356,31 @@ asyncio.run(main())
     assert "studio-connectors[sqlite]" in tested["message"]
 
 
+@pytest.mark.xfail(strict=True, reason="Provider.error() lets the ModuleNotFoundError of a driver through")
+@pytest.mark.parametrize("kind", ["postgresql", "mysql", "redis"])
+def test_a_missing_driver_is_an_answer_that_names_its_extra(kind: str, tmp_path: Path) -> None:
+    """The server is there: what is missing is only seen when the driver is wanted."""
+    output = bare(
+        """
+from studio.services.connector_service import ConnectorService
+
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server, ConnectorService() as service:
+        config = {"host": "127.0.0.1", "port": server.sockets[0].getsockname()[1]}
+        if KIND != "redis":
+            config |= {"database": "d", "username": "u", "password": "p", "ssl": False}
+        made = await service.create({"organization_id": "acme", "name": "remote", "connector_type": "database",
+                                     "provider": KIND, "config": config})
+        print(json.dumps(await service.test_connection(made["id"])))
+
+asyncio.run(main())
+""".replace("KIND", repr(kind)),
+        tmp_path,
+    )
+    assert f"studio-connectors[{kind}]" in json.loads(output)["message"]
+
+
 def test_a_bare_install_has_the_command_line(tmp_path: Path) -> None:
     output = bare(
         """
