@@ -16,9 +16,9 @@ from tests.toy import Toy
 
 from studio import errors
 from studio.mcp import refusals, results
+from studio.mcp.budget import Budget
 from studio.mcp.forms import FORMS, cut
 from studio.mcp.refusals import NEXT, refusal
-from studio.mcp.results import BYTES_PER_TOKEN
 from studio.models import Result
 
 ALL = "SELECT id, name, city FROM users ORDER BY id"
@@ -59,14 +59,14 @@ async def test_each_form_says_the_same_rows(world: World) -> None:
 
 def test_cells_cannot_break_out_of_a_form() -> None:
     result = Result(columns=[{"name": "a|b", "type": "text"}], rows=[('x|y\n"z", w',), (None,)])
-    assert cut(result, "markdown", 0, None, 1000).text.splitlines()[2] == '| x\\|y<br>"z", w |'
-    assert list(csv.reader(io.StringIO(cut(result, "csv", 0, None, 1000).text)))[1] == ['x|y\n"z", w']
+    assert cut(result, "markdown", 0, None, Budget(10**6, 1000)).text.splitlines()[2] == '| x\\|y<br>"z", w |'
+    assert list(csv.reader(io.StringIO(cut(result, "csv", 0, None, Budget(10**6, 1000)).text)))[1] == ['x|y\n"z", w']
 
 
 def test_a_list_of_equal_objects_is_a_table_and_any_other_is_not() -> None:
     table, other = Result(data=[{"a": 1}, {"a": 2}]), Result(data=[{"a": 1}, {"b": 2}])
-    assert cut(table, "columns", 0, None, 1000).fields.keys() == {"columns", "rows"}
-    assert json.loads(cut(other, "columns", 0, None, 1000).text) == {"rows": [{"a": 1}, {"b": 2}]}
+    assert cut(table, "columns", 0, None, Budget(10**6, 1000)).fields.keys() == {"columns", "rows"}
+    assert json.loads(cut(other, "columns", 0, None, Budget(10**6, 1000)).text) == {"rows": [{"a": 1}, {"b": 2}]}
 
 
 async def test_a_write_says_how_many_rows_it_touched(world: World) -> None:
@@ -143,16 +143,16 @@ async def test_a_write_is_never_repeated_to_show_more_of_its_answer(world: World
 def test_the_data_keep_within_the_budget(form: str, budget: int) -> None:
     rows = [(n, "Zoë " * (n % 7), None, n * 1.5) for n in range(500)]
     result = Result(columns=[{"name": name, "type": "x"} for name in ("id", "text", "none", "float")], rows=rows)
-    found = cut(result, form, 0, None, budget)
+    found = cut(result, form, 0, None, Budget(10**6, budget))
     assert len(found.text.encode()) <= budget
     assert found.more
-    more = cut(result, form, 0, (found.count or 0) + 1, budget * 2)
+    more = cut(result, form, 0, (found.count or 0) + 1, Budget(10**6))
     assert len(more.text.encode()) > budget, "one more row would have fitted"
 
 
 def test_one_row_is_always_shown_shortened_where_it_must_be() -> None:
     columns = [{"name": "id", "type": "int"}, {"name": "text", "type": "text"}]
-    found = cut(Result(columns=columns, rows=[(7, "x" * 100_000), (8, "y")]), "columns", 0, None, 1000)  # type: ignore[arg-type]
+    found = cut(Result(columns=columns, rows=[(7, "x" * 100_000), (8, "y")]), "columns", 0, None, Budget(10**6, 1000))  # type: ignore[arg-type]
     assert (found.count, found.more, found.shortened) == (1, True, True)
     assert len(found.text) <= 1000
     assert json.loads(found.text)["rows"][0][0] == 7
@@ -163,7 +163,7 @@ def test_one_row_is_always_shown_shortened_where_it_must_be() -> None:
     "value", [{"a": "x" * 9000, "b": list(range(9000))}, "x" * 9000, {"k" * 50 + str(n): n for n in range(500)}]
 )
 def test_a_value_that_is_no_table_is_shortened_too(value: Any) -> None:
-    found = cut(Result(data=value), "columns", 0, None, 1000)
+    found = cut(Result(data=value), "columns", 0, None, Budget(10**6, 1000))
     assert found.shortened
     assert len(found.text) <= 1000
 
@@ -171,8 +171,7 @@ def test_a_value_that_is_no_table_is_shortened_too(value: Any) -> None:
 async def test_the_narrower_of_two_budgets_counts(world: World) -> None:
     for limits in ({"max_bytes": 400, "max_tokens": 5000}, {"max_bytes": 50_000, "max_tokens": 200}):
         result = await world.call("run", alias="main_db", query=ALL, **limits)
-        assert len(inside(result)) <= 400
-    assert 200 * BYTES_PER_TOKEN == 400
+        assert 150 < len(inside(result)) <= 400
 
 
 # -- data are data ------------------------------------------------------------------------------

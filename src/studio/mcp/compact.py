@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from studio.errors import InvalidRequest, NotFound, OperationNotSupported
+from studio.mcp.budget import MAX_TOKENS, Budget
 from studio.mcp.refusals import refusal
-from studio.mcp.results import BYTES_PER_TOKEN, MAX_TOKENS, OUTPUT_SCHEMA, Wanted, plain_result
+from studio.mcp.results import OUTPUT_SCHEMA, Wanted, plain_result
 from studio.mcp.running import run
 from studio.mcp.tools import Tool, Tools, hints, lean
 from studio.services.bound import Record
@@ -49,10 +50,8 @@ class Run(Body):
 
     def wanted(self) -> Wanted:
         """How the result shall look: the narrower budget counts."""
-        budget = (self.max_tokens or MAX_TOKENS) * BYTES_PER_TOKEN
-        if self.max_bytes is not None:
-            budget = min(budget, self.max_bytes) if self.max_tokens else self.max_bytes
-        return Wanted(self.format or "columns", self.max_rows, budget)
+        tokens = self.max_tokens or (self.max_bytes or MAX_TOKENS)
+        return Wanted(self.format or "columns", self.max_rows, Budget(tokens, self.max_bytes))
 
     def call(self) -> tuple[str | None, dict[str, Any]]:
         """The operation, None for a query in the system's own language, and its arguments."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from studio.mcp.budget import Budget
 from studio.models import Result
 
 FORMS = ("columns", "objects", "csv", "markdown")
@@ -32,20 +33,20 @@ class Cut:
     shortened: bool = False
 
 
-def cut(result: Result, form: str, skip: int, max_rows: int | None, max_bytes: int) -> Cut:
+def cut(result: Result, form: str, skip: int, max_rows: int | None, budget: Budget) -> Cut:
     """The part of a result that fits, from row `skip` on. At least one row is shown, shortened if it must be."""
     names, rows = _table(result)
     if rows is None:
-        return _value(result.data, max_bytes)
+        return _value(result.data, budget)
     found = rows[skip:] if skip else rows
     shown = found if max_rows is None else found[:max_rows]
     rendered = _render(names, shown, form)
     shortened = False
-    if _size(rendered.text) > max_bytes:
-        shown = shown[: _fitting(names, shown, form, max_bytes)]
+    if not budget.holds(rendered.text):
+        shown = shown[: _fitting(names, shown, form, budget)]
         rendered = _render(names, shown, form)
-        if len(shown) == 1 and _size(rendered.text) > max_bytes:
-            shown, shortened = [_shortened(shown[0], max_bytes)], True
+        if len(shown) == 1 and not budget.holds(rendered.text):
+            shown, shortened = [_shortened(names, shown[0], form, budget)], True
             rendered = _render(names, shown, form)
     return Cut(rendered.text, rendered.fields, len(shown), len(shown) < len(found), shortened)
 
@@ -111,49 +112,49 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>").replace("\r", "")
 
 
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+def _fitting(names: list[str] | None, rows: Sequence[Any], form: str, budget: Budget) -> int:
+    """The most rows that fit, at least one."""
+    fit, too_many = 1, len(rows)
+    while too_many - fit > 1:
+        middle = (fit + too_many) // 2
+        if budget.holds(_render(names, rows[:middle], form).text):
+            fit = middle
+        else:
+            too_many = middle
+    return fit
 
 
-def _fitting(names: list[str] | None, rows: Sequence[Any], form: str, max_bytes: int) -> int:
-    """How many rows fit, at least one. Each row is measured once, as a line of its own."""
-    empty = _size(_render(names, rows[:0], form).text)
-    comma = 0 if names is not None and form in {"csv", "markdown"} else 1  # there a row brings its own line break
-    left = max_bytes - empty
-    for number, row in enumerate(rows):
-        left -= _size(_render(names, [row], form).text) - empty + (comma if number else 0)
-        if left < 0:
-            return max(number, 1)
-    return len(rows)
-
-
-def _value(value: Any, max_bytes: int) -> Cut:
+def _value(value: Any, budget: Budget) -> Cut:
     """What is no list: whole if it fits, else with its long texts and lists shortened, else as text."""
     if value is None:
         return Cut("null", {"data": None}, None)
     text = orjson.dumps(value).decode()
-    if _size(text) <= max_bytes:
+    if budget.holds(text):
         return Cut(text, {"data": value}, None)
-    for keep in (max_bytes // 4, max_bytes // 16, _KEPT):
+    for keep in _lengths(budget):
         small = _trimmed(value, keep)
-        text = orjson.dumps(small).decode()
-        if _size(text) <= max_bytes:
-            return Cut(text, {"data": small}, None, shortened=True)
-    whole = orjson.dumps(value)[:max_bytes].decode(errors="ignore")
+        shorter = orjson.dumps(small).decode()
+        if budget.holds(shorter):
+            return Cut(shorter, {"data": small}, None, shortened=True)
+    whole = text.encode()[: budget.bytes].decode(errors="ignore")
     return Cut(whole, {"data": whole}, None, shortened=True)
 
 
-def _shortened(row: Any, max_bytes: int) -> Any:
+def _shortened(names: list[str] | None, row: Any, form: str, budget: Budget) -> Any:
     """A row that does not fit alone, with its long values shortened until it does."""
-    convert: Callable[[Any], Any] = tuple if isinstance(row, tuple) else lambda value: value
-    for keep in (max_bytes // 4, max_bytes // 16, _KEPT):
-        small = convert(_trimmed(list(row) if isinstance(row, tuple) else row, keep, whole_list=isinstance(row, tuple)))
-        if len(orjson.dumps(small)) <= max_bytes:
-            return small
+    small = row
+    for keep in _lengths(budget):
+        small = tuple(_trimmed(value, keep) for value in row) if isinstance(row, tuple) else _trimmed(row, keep)
+        if budget.holds(_render(names, [small], form).text):
+            break
     return small
 
 
-def _trimmed(value: Any, keep: int, *, whole_list: bool = False) -> Any:
+def _lengths(budget: Budget) -> tuple[int, ...]:
+    return (budget.bytes // 2, budget.bytes // 4, budget.bytes // 16, _KEPT)
+
+
+def _trimmed(value: Any, keep: int) -> Any:
     """Texts cut to `keep` characters, lists to the items that take about `keep` bytes."""
     if isinstance(value, str):
         return value if len(value) <= keep else f"{value[:keep]}…[{len(value) - keep} characters more]"
@@ -166,7 +167,7 @@ def _trimmed(value: Any, keep: int, *, whole_list: bool = False) -> Any:
     for item in value:
         small = _trimmed(item, keep)
         left -= len(orjson.dumps(small))
-        if left < 0 and items and not whole_list:
+        if left < 0 and items:
             return [*items, f"…[{len(value) - len(items)} items more]"]
         items.append(small)
     return items

@@ -12,19 +12,15 @@ import binascii
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from studio.errors import InvalidRequest
+from studio.mcp.budget import Budget
 from studio.mcp.forms import Cut, cut
 from studio.models import Result
-
-BYTES_PER_TOKEN = 2
-"""A careful estimate: English has about 4 bytes a token, tables of numbers and ids 2 to 3."""
-MAX_TOKENS = 10_000
-"""Budget of one answer where none is asked for."""
 
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -85,11 +81,11 @@ def read_cursor(text: str, digest: str) -> Place:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a result shall look: its form, the most rows and bytes, and where it begins."""
+    """How a result shall look: its form, the most rows and its budget, and where it begins."""
 
     form: str = "columns"
     max_rows: int | None = None
-    max_bytes: int = MAX_TOKENS * BYTES_PER_TOKEN
+    budget: Budget = field(default_factory=Budget)
     place: Place = Place()
 
 
@@ -105,7 +101,7 @@ def tool_result(result: Result, wanted: Wanted, *, source: str, digest: str | No
     """
     if result.data is None and not result.columns and not result.rows:
         return _affected(result.row_count)
-    found = cut(result, wanted.form, wanted.place.skip, wanted.max_rows, wanted.max_bytes)
+    found = cut(result, wanted.form, wanted.place.skip, wanted.max_rows, wanted.budget)
     after = _after(found, result, wanted.place, paged=paged)
     truncated = found.more or found.shortened or result.truncated
     cursor = write_cursor(after, digest) if after is not None and digest is not None else None
