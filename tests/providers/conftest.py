@@ -1,5 +1,6 @@
 """Fixtures of upstream servers: one import a kind; each starts on first use and ends with the run."""
 
+from tests.upstreams.gcs import gcs, own_gcs  # noqa: F401
 from tests.upstreams.graphql import graphql_api, graphql_tls, own_graphql  # noqa: F401
 from tests.upstreams.httpbin import httpbin, own_httpbin  # noqa: F401
 from tests.upstreams.mariadb import mariadb, mariadb_database  # noqa: F401

@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from studio.contract import Batch, Probe, Result, canonical
 from studio.contract.keys import MAX_KEY_BYTES
@@ -43,21 +44,23 @@ from studio.contract.storage import (
 )
 from studio.contract.web import Url
 from studio.errors import InvalidRequest, OperationNotSupported, ReadOnly, UpstreamError
-from studio.providers import _objects_net as net
 from studio.providers._objects_parts import (
     Content,
     Entry,
     Page,
     PastEnd,
     Stumbled,
-    chained,
     content_type_of,
     exactly,
     parts_of,
     passing,
+    rejoined,
 )
 from studio.providers._objects_rows import Source, reader_of
 from studio.providers._objects_text import COLUMNS, Listing, decoded, from_base64, shown
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
 
 Answer = TypeVar("Answer")
 PAUSES_S = (0.1, 0.4)
@@ -69,6 +72,8 @@ class ObjectProvider(StorageProvider[ConfigT]):
 
     exact_tokens = True
     """Whether the service's next-page token means that there is a next row."""
+    part_bytes = 8 * 1024 * 1024
+    """Bytes of the first parts of a large object (later ones are larger)."""
     page_rows = 1000
     """Most rows that the service lists in one answer."""
 
@@ -223,12 +228,15 @@ class ObjectProvider(StorageProvider[ConfigT]):
         """See `StorageProvider`."""
         self._may_write()
         name, kind = self._name(key), content_type or content_type_of(key, text=False)
-        parts = parts_of(chunks, self.config.max_object_bytes)
-        first, second = await anext(parts, b""), await anext(parts, None)
+        parts = parts_of(chunks, self.config.max_object_bytes, self.part_bytes)
+        head = [await anext(parts, b"")]
+        second = await anext(parts, None)
         if second is None:
-            entry = await self.store(name, first, kind, if_none_match)
+            entry = await self.store(name, head[0], kind, if_none_match)
         else:
-            entry = await self.store_parts(name, chained(first, second, parts), kind, if_none_match)
+            head.append(second)
+            del second  # parts are large: each is let go when it has been sent
+            entry = await self.store_parts(name, rejoined(head, parts), kind, if_none_match)
         return shown(key, entry)
 
     async def copy(self, source: Key, target: Key) -> dict[str, Any]:
@@ -257,8 +265,23 @@ class ObjectProvider(StorageProvider[ConfigT]):
 
     # -- the connection test ----------------------------------------------------------------------
 
+    async def session(self, stack: AsyncExitStack) -> ClientSession:
+        """The guarded HTTP session that a member's `open` builds on."""
+        net = await asyncio.to_thread(import_module, "studio.providers._objects_net")
+        config = self.config
+        return await net.session(  # type: ignore[no-any-return]
+            stack,
+            self.network,
+            connections=config.pool_size,
+            connect_s=config.connect_timeout_s,
+            read_s=config.timeout_s,
+            ca=getattr(config, "ssl_ca", None),
+        )
+
     async def reach(self, probe: Probe) -> None:
         """See `_objects_net.reach`."""
+        from studio.providers import _objects_net as net
+
         ca = getattr(self.config, "ssl_ca", None)
         await net.reach(probe, self.network, self.endpoint(), connect_s=self.config.connect_timeout_s, ca=ca)
 
@@ -304,7 +327,7 @@ class ObjectProvider(StorageProvider[ConfigT]):
                 if offset or not isinstance(self.error(exc), PastEnd):
                     raise
             if content is None:
-                content = Content(await self._retried(partial(self.describe, name)), 0, chained())
+                content = Content(await self._retried(partial(self.describe, name)), 0, rejoined([]))
                 if content.entry.size:
                     raise UpstreamError("the server refuses the range that it was asked for")
             yield content

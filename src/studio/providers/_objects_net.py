@@ -22,6 +22,7 @@ from studio.contract import Network, Probe, Stage
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.web import Url
 from studio.errors import InvalidConfig, StudioError, Unreachable
+from studio.providers._objects_parts import TooSlow
 
 _MAX_CONTEXTS = 64
 _contexts: OrderedDict[str | None, TlsContext] = OrderedDict()
@@ -142,13 +143,6 @@ async def _connected(network: Network, url: Url, connect_s: float) -> socket.soc
             return await network.connect(url.host, url.port)
     except TimeoutError:
         raise TooSlow from None
-
-
-class TooSlow(Unreachable):
-    """No connection within connect_timeout_s: once more would only take as long again."""
-
-    def __init__(self) -> None:
-        super().__init__("the server did not answer within connect_timeout_s; a firewall may drop the packets")
 
 
 def tls_error(exc: BaseException) -> Unreachable:

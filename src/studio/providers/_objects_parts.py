@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from studio.errors import InvalidRequest, RateLimited, StudioError, Unreachable, UpstreamError
-from studio.providers._objects_net import TooSlow
 
-PART_BYTES = 8 * 1024 * 1024
-"""Of the first parts. Services take 10,000 of them, so later ones are larger."""
 PARTS_OF_A_SIZE = 1000
+"""Then they are larger: services take 10,000 parts at most."""
 _WAIT_S = 2.0
 
 
@@ -55,10 +54,35 @@ class PastEnd(InvalidRequest):
         super().__init__("offset: the object ends before it")
 
 
+class TooSlow(Unreachable):
+    """No connection within connect_timeout_s: once more would only take as long again."""
+
+    def __init__(self) -> None:
+        super().__init__("the server did not answer within connect_timeout_s; a firewall may drop the packets")
+
+
 class Stumbled(UpstreamError):
     """The service failed in a way that the same call may not meet again (5xx)."""
 
     retryable = True
+
+
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+
+
+def content_range(header: str | None, content_length: int | str | None) -> tuple[int, int]:
+    """First byte and size of the whole, of an answer with or without Content-Range (RFC 9110, section 14.4).
+
+    Raises:
+        UpstreamError: the answer does not tell.
+    """
+    found = _RANGE.fullmatch(header or "")
+    if found:
+        return int(found[1]), int(found[3])
+    text = str(content_length)
+    if header or not re.fullmatch(r"\d{1,15}", text):
+        raise UpstreamError("the server does not tell how large the object is")
+    return 0, int(text)
 
 
 def record_too_long() -> InvalidRequest:
@@ -88,13 +112,13 @@ async def exactly(content: Content) -> AsyncIterator[bytes]:
         raise Unreachable("the server closed the connection before the object was complete")
 
 
-async def parts_of(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+async def parts_of(chunks: AsyncIterator[bytes], limit: int, part_bytes: int) -> AsyncIterator[bytes]:
     """The same bytes in parts of one size, which grows after many; only the last may be smaller.
 
     Raises:
         InvalidRequest: there are more than `limit` bytes.
     """
-    size, number, total = PART_BYTES, 0, 0
+    size, number, total = part_bytes, 0, 0
     buffer = bytearray()
     async for chunk in chunks:
         total += len(chunk)
@@ -108,20 +132,19 @@ async def parts_of(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
             yield bytes(buffer)
             buffer.clear()
             number += 1
-            size = PART_BYTES * (1 + number // PARTS_OF_A_SIZE)
+            size = part_bytes * (1 + number // PARTS_OF_A_SIZE)
         buffer += view
     if buffer:
         yield bytes(buffer)
 
 
-async def chained(*items: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Bytes and iterators of them, one after the other."""
-    for item in items:
-        if isinstance(item, bytes):
-            yield item
-        else:
-            async for part in item:
-                yield part
+async def rejoined(head: list[bytes], rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
+    """What was taken off the front of `rest`, then the rest. `head` is emptied on the way."""
+    while head:
+        yield head.pop(0)
+    if rest is not None:
+        async for part in rest:
+            yield part
 
 
 _TYPES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,14 +15,13 @@ from studio.contract import canonical
 from studio.contract.storage import ConfigT, Method
 from studio.contract.web import Url, split_url
 from studio.errors import Conflict, NotFound, StudioError, UpstreamError
-from studio.providers import _objects_net as net
 from studio.providers._objects import Content, Entry, ObjectProvider, Page
+from studio.providers._objects_parts import content_range
 from studio.providers._s3_errors import error_of
 
 if TYPE_CHECKING:
     from studio.providers._s3_session import Access
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CLEAN_UP_S = 5.0
 
 
@@ -56,17 +54,9 @@ class S3Provider(ObjectProvider[ConfigT]):
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Make the client; it connects on first use."""
-        config = self.config
         # The driver's import and its models take half a second, which is not the event loop's.
         driver = await asyncio.to_thread(import_module, "studio.providers._s3_session")
-        http = await net.session(
-            stack,
-            self.network,
-            connections=config.pool_size,
-            connect_s=config.connect_timeout_s,
-            read_s=config.timeout_s,
-            ca=getattr(config, "ssl_ca", None),
-        )
+        http = await self.session(stack)
         self._client = await driver.client(stack, self.access(), http)
 
     def translate(self, exc: Exception) -> StudioError | None:
@@ -122,9 +112,7 @@ class S3Provider(ObjectProvider[ConfigT]):
         )
         body = found["Body"]
         try:
-            start, size = 0, int(found["ContentLength"])
-            if got := _RANGE.fullmatch(found.get("ContentRange") or ""):
-                start, size = int(got[1]), int(got[3])
+            start, size = content_range(found.get("ContentRange"), found.get("ContentLength"))
             if start != offset:
                 raise UpstreamError("the server does not answer the range that it was asked for")
             left = max(0, size - offset)

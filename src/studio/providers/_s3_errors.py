@@ -17,8 +17,7 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers._objects_net import TooSlow, transport_error
-from studio.providers._objects_parts import PastEnd, Stumbled
+from studio.providers._objects_parts import PastEnd, Stumbled, TooSlow
 
 _WRONG_KEY = "the access key id is not known there, or not active"
 _WRONG_SECRET = "the secret access key does not belong to the access key id"  # noqa: S105 - a sentence
@@ -83,6 +82,8 @@ def error_of(exc: BaseException) -> StudioError | None:
     """`exc` as one of ours; None where neither botocore nor the network raised it."""
     from botocore import exceptions as boto  # type: ignore[import-untyped]
     from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+
+    from studio.providers._objects_net import transport_error
 
     if isinstance(exc, boto.ClientError):
         return refused(exc.response)
