@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -81,3 +82,17 @@ async def test_a_reader_never_waits_for_a_writer_and_sees_only_what_was_committe
         await writing
     assert [await rows(embedded), await rows(other)] == [{1}, {1}]
     await other.close()
+
+
+async def test_the_switch_to_wal_waits_for_another_process_that_is_starting(tmp_path: Path) -> None:
+    """SQLite does not: it says "database is locked" at once."""
+    first = sqlite3.connect(tmp_path / "studio.db", isolation_level=None)
+    first.execute("BEGIN EXCLUSIVE")
+    database = open_database(None, tmp_path)
+    waiting = asyncio.create_task(database.write(pragmas))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    first.execute("COMMIT")
+    first.close()
+    assert (await waiting)["journal_mode"] == "wal"
+    await database.close()
