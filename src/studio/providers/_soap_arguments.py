@@ -76,10 +76,11 @@ def write_body(body: Element, call: Call, arguments: dict[str, Any], enumeration
         writer.complex(node, call.input.type, arguments, "", 0)
     else:
         # The message is a single value: it goes by the name of its element.
-        writer.known("", arguments, {call.input.attr_name})
-        if call.input.attr_name not in arguments:
-            raise wrong(call.input.attr_name, "is missing")
-        writer.value(node, call.input, arguments[call.input.attr_name], call.input.attr_name, 0)
+        key = call.input.name
+        writer.known("", arguments, {key})
+        if key not in arguments:
+            raise wrong(key, "is missing")
+        writer.value(node, call.input, arguments[key], key, 0)
 
 
 class _Writer:
@@ -149,7 +150,8 @@ class _Writer:
             raise wrong(where, f"takes only one of: {', '.join(sorted(given))}"[:500])
         if given:
             self.part(node, *fits[0], value, where, depth)
-        elif held.min_occurs and not any(part.min_occurs == 0 for _, part, _ in options):
+        elif held.min_occurs:
+            # Whether an alternative is itself optional is not kept by the library: null chooses one and leaves it out.
             raise wrong(where, f"needs one of: {', '.join(keys_of(held))}"[:500])
 
     def part(self, node: Element, key: str | None, part: Any, value: dict[str, Any], where: str, depth: int) -> None:

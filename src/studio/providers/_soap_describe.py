@@ -55,7 +55,7 @@ class _Words:
     def _message(self, element: Any) -> str:
         if isinstance(element.type, ComplexType):
             return ", ".join(self._members(element.type, 0))
-        return f"{element.attr_name}: {self.name(element.type, 0)}"
+        return f"{element.name}: {self.name(element.type, 0)}"
 
     def _given(self, element: Any) -> str:
         if not isinstance(element.type, ComplexType):
@@ -102,19 +102,19 @@ class _Words:
 
     def _parts(self, held: Any, depth: int) -> Iterator[str]:
         if isinstance(held, Choice):
-            options = (", ".join(self._part(key, part, depth)) for key, part in children(held))
+            options = (", ".join(self._part(key, part, depth, chosen=True)) for key, part in children(held))
             yield "(" + " | ".join(options) + ")" + ("" if held.min_occurs else "?")
             return
         for key, part in children(held):
             yield from self._part(key, part, depth)
 
-    def _part(self, key: str | None, part: Any, depth: int) -> Iterator[str]:
+    def _part(self, key: str | None, part: Any, depth: int, *, chosen: bool = False) -> Iterator[str]:
         if key is None:
             yield from self._parts(part, depth)
         elif isinstance(part, AnyElement):
             return
         elif isinstance(part, Declared):
-            needed = part.min_occurs and part.default is None
+            needed = chosen or (part.min_occurs and part.default is None)
             name = self.name(part.type, depth)
             several = f"({name})[]" if " | " in name else f"{name}[]"
             yield f"{key}{'' if needed else '?'}: {several if part.accepts_multiple else name}"

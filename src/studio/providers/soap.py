@@ -14,7 +14,7 @@ from pydantic import Field
 
 from studio.contract import Effect, Operation, Probe, ProviderConfig, Result, operation
 from studio.contract.web import ApiProvider
-from studio.errors import AuthFailed, InvalidRequest, ReadOnly, StudioError
+from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, ReadOnly, StudioError
 from studio.providers._http import HttpClient, Request
 from studio.providers._http_errors import translate
 from studio.providers._http_lists import cut_lists, longest, rows_in
@@ -63,6 +63,8 @@ class Soap(ApiProvider[SoapConfig]):
 
     def translate(self, exc: Exception) -> StudioError | None:
         """See `_http_errors.py`."""
+        if isinstance(exc, RecursionError):  # groups that hold themselves show only where they are used
+            return InvalidConfig("the WSDL describes something that is nested too deeply")
         return translate(exc)
 
     @classmethod
