@@ -87,7 +87,8 @@ async def test_a_reader_never_waits_for_a_writer_and_sees_only_what_was_committe
 async def test_the_switch_to_wal_waits_for_another_process_that_is_starting(tmp_path: Path) -> None:
     """SQLite does not: it says "database is locked" at once."""
     first = sqlite3.connect(tmp_path / "studio.db", isolation_level=None)
-    first.execute("BEGIN EXCLUSIVE")
+    first.execute("CREATE TABLE t (n)")
+    first.execute("BEGIN IMMEDIATE")
     database = open_database(None, tmp_path)
     waiting = asyncio.create_task(database.write(pragmas))
     await asyncio.sleep(0.2)
