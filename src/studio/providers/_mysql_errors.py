@@ -8,10 +8,10 @@ Numbers: https://mariadb.com/kb/en/mariadb-error-code-reference/
 from __future__ import annotations
 
 import re
-import ssl
 import struct
 
 from studio.errors import AuthFailed, InvalidRequest, ReadOnly, StudioError, Timeout, Unreachable, UpstreamError
+from studio.providers._tcp import upgrade_failure
 
 
 class Refused(Exception):
@@ -29,7 +29,6 @@ class Garbled(Exception):
 GARBAGE = (LookupError, ValueError, AssertionError, TypeError, OverflowError, SystemError, struct.error)
 """What a parser raises on bytes that are no packet."""
 
-_NO_TLS = "the server does not offer TLS; turn TLS on there, or set ssl to false to send everything in clear text"
 _FULL = "the server has no free connection for this account; try again, or lower pool_size"
 _LOGIN: dict[int, tuple[type[StudioError], str]] = {
     1045: (AuthFailed, "the server refused the user name or the password, or this account must use TLS"),
@@ -84,14 +83,6 @@ _ADVICE = {
 }
 _STALE = {2006, 2013, 2055, 1053, 1927, 4031, 1243, 1615}
 """The session was at fault: a new one may do better."""
-_TRUST = {
-    10: "the server's certificate has expired",
-    18: "the server's certificate is self-signed and not in ssl_ca",
-    19: "the server's certificate comes from a CA that is neither in ssl_ca nor known to this system",
-    20: "the server's certificate comes from a CA that is neither in ssl_ca nor known to this system",
-    62: "the server's certificate is for another host name",
-    64: "the server's certificate is for another IP address",
-}
 
 
 def number(exc: BaseException) -> int:
@@ -117,21 +108,13 @@ def login_error(exc: Exception) -> StudioError:
     if isinstance(exc, Refused):
         return AuthFailed(f"the server's log-in was refused by this service: {exc}")
     if isinstance(exc, NoTls):
-        return _tls_error(exc.__cause__)
+        return upgrade_failure(exc.__cause__)
     if found := _LOGIN.get(number(exc)):
         return found[0](found[1])
     cause = exc.__cause__
     if isinstance(cause, TimeoutError):
         return Unreachable("the server did not answer in time")
     return Unreachable("the log-in was cut short: no MySQL answers there, or it refused without a reason")
-
-
-def _tls_error(cause: BaseException | None) -> StudioError:
-    if cause is None:
-        return Unreachable(_NO_TLS)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return Unreachable("TLS failed: " + _TRUST.get(cause.verify_code, "the server's certificate is not trusted"))
-    return Unreachable("TLS failed: the two sides found no common ground; check the certificates and versions")
 
 
 def work_error(exc: Exception) -> StudioError | None:

@@ -26,9 +26,8 @@ from studio.providers._mysql_words import (
     ROW_CHANGES,
     WRITES,
 )
+from studio.providers._sql import CACHED_TEXT
 
-CACHED_TEXT = 8_192
-"""Longer statements are judged each time, in a thread: a cache of them would hold megabytes."""
 MAX_SLEEP_S = 60
 
 _NAME = r"A-Za-z_$\x80-\U0010ffff"

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from studio.contract import Batch, ProviderConfig, Result
-from studio.contract.values import size_of
 from studio.errors import InvalidRequest
 from studio.providers._mysql_errors import from_server, stale
 from studio.providers._mysql_guard import Verdict
 from studio.providers._mysql_params import encode
 from studio.providers._mysql_pool import READ_WRITE, Clean, Pool, Session
 from studio.providers._mysql_values import Plan
+from studio.providers._sql import Call, keep
 
 STALE_S = 0.25
 """A session that died while it was idle shows that at once; later, somebody ended the work itself."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A statement with `?` placeholders, the names of its parameters in that order, and their values."""
-
-    text: str
-    names: tuple[str, ...] = ()
-    values: list[Any] = field(default_factory=list)
 
 
 def explain_text(text: str) -> str:
@@ -149,7 +139,7 @@ async def _change(session: Session, call: Call, values: tuple[Any, ...], config:
     while not done:
         rows, done = await conn.rows(plan)
         returned += len(rows)
-        room = _keep(result, rows, config.max_rows, room)
+        room = keep(result, rows, config.max_rows, room)
     result.row_count = returned if follow else conn.affected
     if conn.inserted and not follow:
         result.data = {"last_insert_id": conn.inserted}
@@ -158,14 +148,3 @@ async def _change(session: Session, call: Call, values: tuple[Any, ...], config:
         while not done:
             _, done = await conn.rows(plan)
     return result
-
-
-def _keep(result: Result, rows: list[tuple[Any, ...]], max_rows: int, room: int) -> int:
-    """Add rows up to the caps; the bytes that are left."""
-    for row in rows:
-        room -= sum(map(size_of, row))
-        if result.truncated or room < 0 or len(result.rows or ()) >= max_rows:
-            result.truncated = True
-            break
-        result.rows.append(row)  # type: ignore[union-attr]
-    return room

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from studio.errors import AuthFailed, InvalidRequest, ReadOnly, StudioError, Timeout, Unreachable, UpstreamError
+from studio.providers._tcp import upgrade_failure
 
 Entry = tuple[type[StudioError], str]
 """The class and the text of an error."""
 
-_NO_TLS = "the server does not offer TLS; turn TLS on there, or set ssl to false to send everything in clear text"
 _LOGIN: dict[str, Entry] = {
     # most specific first: a whole SQLSTATE, then its class
     "28P01": (AuthFailed, "the server refused the user name or the password"),
@@ -42,14 +42,6 @@ _ADVICE = {
     "42501": "grant the account that privilege, or use another account",
     "25001": "it cannot run inside a transaction, and every statement here runs in one",
 }
-_TRUST = {
-    10: "the server's certificate has expired",
-    18: "the server's certificate is self-signed and not in ssl_ca",
-    19: "the server's certificate comes from a CA that is neither in ssl_ca nor known to this system",
-    20: "the server's certificate comes from a CA that is neither in ssl_ca nor known to this system",
-    62: "the server's certificate is for another host name",
-    64: "the server's certificate is for another IP address",
-}
 
 
 def login_error(exc: Exception) -> StudioError:
@@ -57,15 +49,16 @@ def login_error(exc: Exception) -> StudioError:
     state = getattr(exc, "sqlstate", None)
     if state is not None and (found := _look_up(_LOGIN, state)):
         return found[0](found[1])
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return Unreachable("TLS failed: " + _TRUST.get(exc.verify_code, "the server's certificate is not trusted"))
-    if isinstance(exc, ssl.SSLError):
-        return Unreachable("TLS failed: the two sides found no common ground; check the certificates and versions")
-    if type(exc) is ConnectionError:  # asyncpg's own, raised only in the TLS negotiation
-        return Unreachable(_NO_TLS)
+    if tls_failed(exc):
+        return upgrade_failure(exc if isinstance(exc, ssl.SSLError) else None)
     if isinstance(exc, OSError):
         return Unreachable(_reason(exc))
     return Unreachable("the log-in was cut short: no PostgreSQL answers there, or it refused without a reason")
+
+
+def tls_failed(exc: BaseException | None) -> bool:
+    """Whether TLS did not come about: asyncpg raises a ConnectionError of its own only where none is offered."""
+    return isinstance(exc, ssl.SSLError) or type(exc) is ConnectionError
 
 
 def work_error(exc: Exception) -> StudioError | None:

@@ -15,9 +15,8 @@ from typing import Any
 
 from studio.contract.sql import MAX_TEXT
 from studio.errors import InvalidRequest, ReadOnly, UpstreamError
+from studio.providers._sql import CACHED_TEXT
 
-CACHED_TEXT = 8_192
-"""Longer statements are judged each time, in a thread: a cache of them would hold megabytes."""
 MAX_SLEEP_S = 60
 MAX_TOKENS = 20_000
 """The tree of more would hold the interpreter's lock for more than 50 ms while it is decoded."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from studio.contract import Batch, ProviderConfig, Result
-from studio.contract.values import size_of
 from studio.errors import FieldError, InvalidRequest, UpstreamError
 from studio.providers._postgresql_errors import doubtful, from_server, parameter_of, said, stale
 from studio.providers._postgresql_guard import Verdict
 from studio.providers._postgresql_pool import DISCARD, RESET, UNLOCK, Pool, Session
 from studio.providers._postgresql_values import Plan, width
+from studio.providers._sql import Call, keep
 
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 4_096
@@ -23,15 +22,6 @@ RETRY_WITHIN_S = 0.1
 """A session that dies this soon was dead before; later, somebody ended what it was doing."""
 
 _ROW_CHANGES = {"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "SelectStmt"}
-
-
-@dataclass(frozen=True)
-class Call:
-    """A statement with `$n` placeholders, the names of its parameters, and their values."""
-
-    text: str
-    names: tuple[str, ...] = ()
-    values: list[Any] = field(default_factory=list)
 
 
 Rows = tuple[list[Any], bytes, bool]
@@ -172,7 +162,7 @@ async def _change(pool: Pool, session: Session, call: Call, config: ProviderConf
     while True:
         rows = plan.rows(records)
         result.row_count += len(rows)
-        room = _keep(result, rows, config.max_rows, room)
+        room = keep(result, rows, config.max_rows, room)
         if done:
             break
         limit = _next_limit(limit, rows)
@@ -180,17 +170,6 @@ async def _change(pool: Pool, session: Session, call: Call, config: ProviderConf
     if not plan.columns:  # of rows that are handed out in parts, the tag counts the last part
         result.row_count = _affected(tag)
     return result
-
-
-def _keep(result: Result, rows: list[tuple[Any, ...]], max_rows: int, room: int) -> int:
-    """Add rows up to the caps; the bytes that are left."""
-    for row in rows:
-        room -= sum(map(size_of, row))
-        if result.truncated or room < 0 or len(result.rows or ()) >= max_rows:
-            result.truncated = True
-            break
-        result.rows.append(row)  # type: ignore[union-attr]
-    return room
 
 
 def _affected(tag: bytes | None) -> int:

@@ -9,7 +9,8 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from studio.contract import Network, Probe, Stage
@@ -20,9 +21,9 @@ Connection = TypeVar("Connection")
 
 _TRUST = {
     10: "the server's certificate has expired",
-    18: "the server's certificate is self-signed and not in tls_ca",
-    19: "the server's certificate comes from a CA that is neither in tls_ca nor known to this system",
-    20: "the server's certificate comes from a CA that is neither in tls_ca nor known to this system",
+    18: "the server's certificate is self-signed and not in {ca}",
+    19: "the server's certificate comes from a CA that is neither in {ca} nor known to this system",
+    20: "the server's certificate comes from a CA that is neither in {ca} nor known to this system",
     62: "the server's certificate is for another host name",
     64: "the server's certificate is for another IP address",
 }
@@ -57,16 +58,35 @@ class Tcp:
             return self._context
         async with self._lock:
             if self._context is None:
-                try:
-                    self._context = await asyncio.to_thread(
-                        tls_context, self.host, verify=True, check_hostname=True, ca=self._ca
-                    )
-                except (ssl.SSLError, ValueError):
-                    raise InvalidConfig.at("config.tls_ca", "is not a usable PEM") from None
+                self._context = await asyncio.to_thread(self._new_context)
         return self._context
 
-    async def open(self, log_in: Callable[[socket.socket, TlsContext | None], Awaitable[Connection]]) -> Connection:
+    def _new_context(self) -> TlsContext:
+        try:
+            return tls_context(self.host, verify=True, check_hostname=True, ca=self._ca)
+        except (ssl.SSLError, ValueError):
+            raise InvalidConfig.at("config.tls_ca", "is not a usable PEM") from None
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Bound what is done inside by `connect_timeout_s`. Raises Unreachable."""
+        try:
+            async with asyncio.timeout(self.connect_timeout_s):
+                yield
+        except TimeoutError:
+            raise Unreachable(
+                "the server did not answer within connect_timeout_s; a firewall may drop the packets"
+            ) from None
+
+    async def open(
+        self,
+        log_in: Callable[[socket.socket, TlsContext | None], Awaitable[Connection]],
+        address: str | None = None,
+    ) -> Connection:
         """Dial a checked address and hand the socket over to `log_in`, all within `connect_timeout_s`.
+
+        Args:
+            address: one address of the host, if it must be that one.
 
         Raises:
             Unreachable: nothing answers, or not in time.
@@ -74,33 +94,37 @@ class Tcp:
             EgressDenied: the address may not be dialled.
             StudioError: what `log_in` raises.
         """
-        try:
-            async with asyncio.timeout(self.connect_timeout_s):
-                context = await self.context()
-                sock = await self.network.connect(self.host, self.port)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                return await log_in(sock, context)
-        except TimeoutError:
-            raise _too_slow() from None
+        async with self.in_time():
+            context = await self.context()
+            sock = await self.network.connect(address or self.host, self.port)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return await log_in(sock, context)
 
-    async def reach(self, probe: Probe, log_in: Callable[[], Awaitable[Connection]]) -> Connection:
-        """The stages of a connection test: resolve, connect (TCP only), tls, login."""
+    async def reach(
+        self,
+        probe: Probe,
+        log_in: Callable[[], Awaitable[Connection]],
+        *,
+        tls_failed: Callable[[StudioError], bool] | None = None,
+    ) -> Connection:
+        """The stages of a connection test: resolve, connect (TCP only), tls, login.
+
+        Args:
+            tls_failed: whether this error of `log_in` is one of TLS. If left out, TLS comes first and ends with its
+                handshake.
+        """
         with probe.stage("resolve"):
             await self.network.resolve(self.host, self.port)
         with probe.stage("connect"):
-            try:
-                async with asyncio.timeout(self.connect_timeout_s):
-                    (await self.network.connect(self.host, self.port)).close()
-            except TimeoutError:
-                raise _too_slow() from None
+            async with self.in_time():
+                (await self.network.connect(self.host, self.port)).close()
         context = await self.context()  # its CPU time is ours, not the server's
         start = time.perf_counter()
         try:
             connection = await log_in()
         except StudioError as exc:
-            unfinished = context is not None and context.handshake_ms is None
-            name = "tls" if unfinished or isinstance(exc, TlsFailed) else "login"
+            name = "tls" if (tls_failed or self._tls_failed)(exc) else "login"
             probe.stages.append(Stage(name, ok=False, ms=(time.perf_counter() - start) * 1000))
             raise
         spent = (time.perf_counter() - start) * 1000
@@ -110,15 +134,30 @@ class Tcp:
         probe.stages.append(Stage("login", ok=True, ms=spent - (handshake or 0)))
         return connection
 
+    def _tls_failed(self, exc: StudioError) -> bool:
+        unfinished = self._context is not None and self._context.handshake_ms is None
+        return unfinished or isinstance(exc, TlsFailed)
+
 
 def tls_failure(exc: OSError) -> TlsFailed:
     """A handshake that failed, without a byte of what the other side sent."""
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return TlsFailed("TLS failed: " + _TRUST.get(exc.verify_code, "the server's certificate is not trusted"))
+        return TlsFailed(_untrusted(exc, "tls_ca"))
     if isinstance(exc, ssl.SSLError):
         return TlsFailed("TLS failed: the two sides found no common ground; does the server speak TLS on that port?")
     return TlsFailed("TLS failed: the other side closed the connection; does the server speak TLS on that port?")
 
 
-def _too_slow() -> Unreachable:
-    return Unreachable("the server did not answer within connect_timeout_s; a firewall may drop the packets")
+def upgrade_failure(exc: BaseException | None) -> Unreachable:
+    """The same where TLS begins after the server has offered it, with the fields `ssl`; None: it did not offer it."""
+    if exc is None:
+        return Unreachable(
+            "the server does not offer TLS; turn TLS on there, or set ssl to false to send everything in clear text"
+        )
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return Unreachable(_untrusted(exc, "ssl_ca"))
+    return Unreachable("TLS failed: the two sides found no common ground; check the certificates and versions")
+
+
+def _untrusted(exc: ssl.SSLCertVerificationError, ca: str) -> str:
+    return "TLS failed: " + _TRUST.get(exc.verify_code, "the server's certificate is not trusted").format(ca=ca)

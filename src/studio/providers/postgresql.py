@@ -10,49 +10,46 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, ClassVar
 
-from studio.contract import Batch, Probe, Result, SqlProvider, Stage
+from studio.contract import Batch, Result
 from studio.contract import sql as sqltext
 from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
-from studio.contract.network import TlsContext, tls_context
-from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, NotFound, StudioError, Unreachable
+from studio.contract.network import TlsContext
+from studio.errors import AuthFailed, NotFound, StudioError, Unreachable
 from studio.providers import _postgresql_catalog as catalog
 from studio.providers import _postgresql_guard as guard
 from studio.providers._postgresql_config import PostgresqlConfig
-from studio.providers._postgresql_errors import login_error, work_error
+from studio.providers._postgresql_errors import login_error, tls_failed, work_error
 from studio.providers._postgresql_pool import Pool
 from studio.providers._postgresql_values import SETTINGS
 from studio.providers._postgresql_wire import GuardedLoop
-from studio.providers._postgresql_work import Call, explain_text, read, write
+from studio.providers._postgresql_work import explain_text, read, write
+from studio.providers._sql import Call, Endpoint, SqlServer
 
 
-class Postgresql(SqlProvider[PostgresqlConfig]):
+class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
     """A PostgreSQL database."""
 
     kind = "postgresql"
     Config = PostgresqlConfig
+    dialect = sqltext.POSTGRESQL
     fixes: ClassVar[Mapping[str, str]] = {
-        "resolve": "Check the spelling of host, and that this machine's DNS knows it.",
+        **SqlServer.fixes,
         "connect": "Check host and port, that the server listens on that address, and firewalls in between.",
-        "tls": "Set ssl to what the server offers; for verify-ca and verify-full give its CA in ssl_ca.",
         "login": "Check database, username and password, and the server's pg_hba.conf.",
         "auth_failed": "Check username and password, and that pg_hba.conf lets this user in from here.",
         "privileges": "Let the account read the catalogue; the statements under grant make a suitable one.",
-        "egress_denied": "Ask the operator to open the address with STUDIO_EGRESS_ALLOW.",
     }
 
     _pool: Pool
-    _tls: TlsContext | None = None
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Make an empty pool; sessions are made when they are needed."""
         config = self.config
-        self._tls_lock = asyncio.Lock()
+        self._tcp = Endpoint(self.network, config)
         self._pool = Pool(
             self._connect,
             size=config.pool_size,
@@ -69,23 +66,11 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
         """See `_postgresql_errors.py`."""
         return work_error(exc)
 
-    @classmethod
-    def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-        """Text that PostgreSQL's grammar shows to be a read is a query; any other statement is executed."""
-        try:
-            text = sqltext.parse(query, sqltext.POSTGRESQL).text
-        except InvalidRequest:
-            text = ""  # the operation says what is wrong
-        return ("execute" if text and guard.writes(text) else "query"), {
-            "query": query,
-            "params": dict(params) if params else None,
-        }
-
     # -- operations -------------------------------------------------------------------------------
 
     async def query(self, query: Sql, params: Params = None) -> AsyncIterator[Batch]:
         """Run one reading SQL statement and return its rows. It cannot change anything."""
-        call, verdict = await _judged(query, params)
+        call, verdict = await self._judged(query, params)
         verdict.must_read()
         cursor = verdict.root == "SelectStmt"  # of the others, none can be a cursor's query
         async with aclosing(read(self._pool, call, self._first_batch, cursor=cursor, plain=verdict.plain)) as batches:
@@ -94,7 +79,7 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
 
     async def execute(self, query: Sql, params: Params = None) -> Result:
         """Run one SQL statement that may write; it is committed before the answer."""
-        call, verdict = await _judged(query, params)
+        call, verdict = await self._judged(query, params)
         verdict.must_write()
         [result] = await write(self._pool, [(call, verdict)], self.config)
         return result
@@ -102,10 +87,7 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
     async def transaction(self, statements: list[StatementWithParams]) -> Result:
         """Run several statements as one transaction: all of them take effect, or none."""
         work = []
-        for at, statement in enumerate(statements):
-            if "query" not in statement:
-                raise InvalidRequest.at(f"statements.{at}.query", "is missing")
-            call, verdict = await _judged(statement["query"], statement.get("params"))
+        async for call, verdict in self._each_judged(statements):
             verdict.must_write()
             work.append((call, verdict))
         results = await write(self._pool, work, self.config)
@@ -127,40 +109,13 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
 
     async def explain(self, query: Sql, params: Params = None) -> list[Any]:
         """Show the plan of a query without running it."""
-        call, verdict = await _judged(query, params)
+        call, verdict = await self._judged(query, params)
         verdict.must_explain()
         return await self._value(explain_text(call.text), *call.values, names=call.names)  # type: ignore[no-any-return]
 
     async def privileges(self) -> dict[str, Any]:
         """What the account may do (see `Probe.privileges`)."""
         return catalog.shape(await self._value(catalog.PRIVILEGES))
-
-    async def reach(self, probe: Probe) -> None:
-        """Stages: resolve, connect (TCP only), tls, login."""
-        config = self.config
-        with probe.stage("resolve"):
-            await self.network.resolve(config.host, config.port)
-        with probe.stage("connect"):
-            try:
-                async with asyncio.timeout(config.connect_timeout_s):
-                    (await self.network.connect(config.host, config.port)).close()
-            except TimeoutError:
-                raise _too_slow() from None
-        await self._context()  # its CPU time is ours, not the server's
-        start = time.perf_counter()
-        try:
-            session = await self._pool.acquire(fresh=True)
-        except StudioError as exc:
-            cause = exc.__cause__
-            name = "tls" if isinstance(cause, ssl.SSLError) or type(cause) is ConnectionError else "login"
-            probe.stages.append(Stage(name, ok=False, ms=(time.perf_counter() - start) * 1000))
-            raise
-        spent = (time.perf_counter() - start) * 1000
-        self._pool.release(session)
-        handshake = self._tls.handshake_ms if self._tls else None
-        if handshake is not None:
-            probe.stages.append(Stage("tls", ok=True, ms=handshake))
-        probe.stages.append(Stage("login", ok=True, ms=spent - (handshake or 0)))
 
     # -- below the operations ---------------------------------------------------------------------
 
@@ -175,40 +130,16 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
                 return batch.rows[0][0] if batch.rows else None
         return None
 
-    async def _context(self) -> TlsContext | None:
-        """The TLS context of this instance, made once and in a thread: it costs up to 50 ms."""
-        config, mode = self.config, self.config.tls_mode
-        if mode == "disable":
-            return None
-        async with self._tls_lock:
-            if self._tls is None:
-                try:
-                    self._tls = await asyncio.to_thread(
-                        tls_context,
-                        config.host,
-                        verify=mode in {"verify-ca", "verify-full"},
-                        check_hostname=mode == "verify-full",
-                        ca=config.ssl_ca,
-                        cert=config.ssl_cert,
-                        key=config.ssl_key.get_secret_value() if config.ssl_key else None,
-                    )
-                except (ssl.SSLError, ValueError):
-                    raise InvalidConfig("ssl_ca, ssl_cert or ssl_key is not a usable PEM") from None
-        return self._tls
-
     async def _connect(self) -> Any:
         """A logged-in connection to the first address that takes one, within `connect_timeout_s`."""
         failure: StudioError = Unreachable("the host name has no address")
-        try:
-            async with asyncio.timeout(self.config.connect_timeout_s):
-                tls = await self._context()
-                for address in await self.network.resolve(self.config.host, self.config.port):
-                    try:
-                        return await self._login(address, tls)
-                    except Unreachable as exc:
-                        failure = exc
-        except TimeoutError:
-            raise _too_slow() from None
+        async with self._tcp.in_time():
+            tls = await self._tcp.context()
+            for address in await self.network.resolve(self.config.host, self.config.port):
+                try:
+                    return await self._login(address, tls)
+                except Unreachable as exc:
+                    failure = exc
         raise failure
 
     async def _login(self, address: str, tls: TlsContext | None) -> Any:
@@ -238,20 +169,15 @@ class Postgresql(SqlProvider[PostgresqlConfig]):
         prepare_codecs(conn)
         return conn
 
+    @classmethod
+    def _parse(cls, query: str) -> tuple[sqltext.Statement, guard.Verdict]:
+        statement = sqltext.parse(query, cls.dialect)
+        return statement, guard.judge(statement.text)
 
-def _too_slow() -> Unreachable:
-    return Unreachable("the server did not answer within connect_timeout_s; a firewall may drop the packets")
+    @classmethod
+    def _writes(cls, text: str) -> bool:
+        return guard.writes(text)
 
-
-async def _judged(query: str, params: Params) -> tuple[Call, guard.Verdict]:
-    """The statement with bound values, and the verdict on it; long text is judged off the event loop."""
-    if len(query) > guard.CACHED_TEXT:
-        statement, verdict = await asyncio.to_thread(_parse, query)
-    else:
-        statement, verdict = _parse(query)
-    return Call(statement.text, statement.names, statement.bind(params)), verdict
-
-
-def _parse(query: str) -> tuple[sqltext.Statement, guard.Verdict]:
-    statement = sqltext.parse(query, sqltext.POSTGRESQL)
-    return statement, guard.judge(statement.text)
+    @classmethod
+    def _tls_failed(cls, error: StudioError) -> bool:
+        return tls_failed(error.__cause__)
