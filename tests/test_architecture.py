@@ -356,7 +356,6 @@ asyncio.run(main())
     assert "studio-connectors[sqlite]" in tested["message"]
 
 
-@pytest.mark.xfail(strict=True, reason="Provider.error() lets the ModuleNotFoundError of a driver through")
 @pytest.mark.parametrize("kind", ["postgresql", "mysql", "redis"])
 def test_a_missing_driver_is_an_answer_that_names_its_extra(kind: str, tmp_path: Path) -> None:
     """The server is there: what is missing is only seen when the driver is wanted."""

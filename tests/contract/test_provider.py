@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from studio.contract import Batch, Column, Effect, Probe, Provider, ProviderConfig, Result, operation
-from studio.contract.provider import capped
+from studio.contract.caps import capped
 from studio.errors import Internal, OperationNotSupported, StudioError, UpstreamError
 from studio.security.egress import Egress
 

@@ -240,3 +240,14 @@ def test_a_monstrous_parameter_name_is_cut_in_the_message() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse("SELECT 1", POSTGRESQL).bind({"n" * 10_000: 1})
     assert len(caught.value.message) < 200
+
+
+def test_a_mark_of_the_driver_cannot_take_a_parameters_value() -> None:
+    with pytest.raises(InvalidRequest, match=":name"):
+        parse("SELECT $1, :a", POSTGRESQL)
+    assert parse("SELECT '$1', a$1, $$ $1 $$, :a", POSTGRESQL).names == ("a",)
+
+
+def test_a_line_comment_ends_where_postgresql_ends_it() -> None:
+    assert parse("SELECT 1 -- x\r, :a", POSTGRESQL).names == ("a",)
+    assert parse("SELECT 1 -- x\r, :a", SQLITE).names == ()

@@ -374,3 +374,20 @@ async def test_a_creators_name_that_no_store_could_keep_is_refused(service: Conn
     with pytest.raises(InvalidRequest) as caught:
         await service.create({**toy.body(), "organization_id": "acme", "created_by": created_by})
     assert [entry.field for entry in caught.value.fields] == ["created_by"]
+
+
+async def test_one_config_that_does_not_open_hides_no_other_in_a_list(service: ConnectorService) -> None:
+    broken, sound = await create(service, "broken"), await create(service, "sound")
+    await service.attach_to_agent(broken["id"], "agent-1", "broken")
+    await service.attach_to_agent(sound["id"], "agent-1", "sound")
+    core = await service._home.core()
+    token = update(connectors).where(connectors.c.id == broken["id"]).values(config_encrypted="moved")
+    await core.database.write(lambda connection: connection.execute(token))
+    shown = {record["name"]: record for record in (await service.list())["records"]}
+    assert (shown["broken"]["config"], shown["broken"]["status"]) == (None, "error")
+    assert shown["sound"]["config"]
+    configs = {record["alias"]: record["config"] for record in await service.list_agent_connectors("agent-1")}
+    assert configs["broken"] is None
+    assert configs["sound"]
+    with pytest.raises(EncryptionError):
+        await service.get(broken["id"])

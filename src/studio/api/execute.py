@@ -29,7 +29,7 @@ from studio.api.wire import (
     send_answer,
     until_client_goes,
 )
-from studio.contract.provider import Capped
+from studio.contract.caps import Capped
 from studio.models import Result
 from studio.services.connector_service import ConnectorService
 from studio.services.execution import Planned
@@ -65,7 +65,7 @@ class Execute:
         headers = dict(scope["headers"])
         try:
             caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
-            if transfer.asked(headers):
+            if transfer.asked(scope, headers):
                 await transfer.answer(caller, parts.groupdict(), scope, receive, send, self._max_body_bytes)
                 return
             body = json_object(await read_body(receive, self._max_body_bytes) or b"{}")

@@ -22,13 +22,15 @@ from studio.services.connector_service import ConnectorService
 BYTES = "application/octet-stream"
 
 
-def asked(headers: Mapping[bytes, bytes]) -> bool:
+def asked(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request means the form of its operation that moves raw bytes."""
-    return _given(headers) or BYTES in headers.get(b"accept", b"").decode("latin-1")
+    return _given(scope, headers) or BYTES in headers.get(b"accept", b"").decode("latin-1")
 
 
-def _given(headers: Mapping[bytes, bytes]) -> bool:
-    return headers.get(b"content-type", b"").decode("latin-1").split(";")[0].strip() == BYTES
+def _given(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the body is the bytes. The type alone does not say so: some clients send it with any body."""
+    content_type = headers.get(b"content-type", b"").decode("latin-1").split(";")[0].strip()
+    return content_type == BYTES and scope.get("query_string", b"").startswith(b"arguments=")
 
 
 async def answer(
@@ -45,7 +47,7 @@ async def answer(
     if operation is None:
         raise BadRequest("a query moves no raw bytes: ask for an operation, such as operations/get")
     target = await caller.target(**names)
-    if _given(dict(scope["headers"])):
+    if _given(scope, dict(scope["headers"])):
         arguments = _arguments(scope.get("query_string", b""))
         planned = caller.plan(target, operation, arguments, raw=True)
         result = await caller.upload(planned, _received(receive))

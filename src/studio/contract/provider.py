@@ -16,12 +16,13 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from studio.contract.caps import capped
 from studio.contract.config import ProviderConfig
 from studio.contract.network import Network
 from studio.contract.operation import Batch, Download, Operation, byte_forms_of, operations_of
-from studio.contract.values import canonical, size_of
+from studio.contract.values import canonical
 from studio.errors import Internal, OperationNotSupported, StudioError
-from studio.models import Column, Result
+from studio.models import Result
 
 ConfigT = TypeVar("ConfigT", bound=ProviderConfig)
 
@@ -217,6 +218,11 @@ class Provider(ABC, Generic[ConfigT]):
         """`exc` as one of ours; what no translation knows is a defect and says nothing else."""
         if isinstance(exc, StudioError):
             return exc
+        if isinstance(exc, ModuleNotFoundError):
+            return OperationNotSupported(
+                f"the driver of {self.kind} is not installed here; an operator installs it with "
+                f"pip install 'studio-connectors[{self.kind}]'"
+            )
         return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
@@ -228,37 +234,6 @@ class Provider(ABC, Generic[ConfigT]):
                 result.truncated = part.truncated
         result.row_count = len(result.rows or ())
         return result
-
-
-@dataclass(slots=True)
-class Capped:
-    """A batch within the caps. `truncated` on the last one says that more existed."""
-
-    columns: list[Column]
-    rows: list[tuple[Any, ...]]
-    truncated: bool = False
-
-
-async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
-    """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
-
-    `truncated` is exact: it is set only when a row past the cap was really there.
-    """
-    rows_left, bytes_left = config.max_rows, config.max_bytes
-    async with aclosing(batches) as source:
-        async for batch in source:
-            rows = batch.rows
-            taken = min(len(rows), rows_left)
-            # The rows' own bytes: without the brackets around the list and the commas between them.
-            size = size_of(rows[:taken]) - taken - 1 if taken else 0
-            if size > bytes_left:
-                taken, size = _fitting(rows[:taken], bytes_left)
-            bytes_left -= size
-            rows_left -= taken
-            more = taken < len(rows)
-            yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
-            if more:
-                return
 
 
 class _Source:
@@ -279,17 +254,6 @@ class _Source:
         except Exception as exc:
             self.failure = exc
             raise
-
-
-def _fitting(rows: list[tuple[Any, ...]], room: int) -> tuple[int, int]:
-    """How many of the rows fit into `room` bytes, and their bytes."""
-    size = 0
-    for number, row in enumerate(rows):
-        more = size_of(row)
-        if size + more > room:
-            return number, size
-        size += more
-    return len(rows), size
 
 
 def _as_result(value: Any) -> Result:

@@ -31,6 +31,8 @@ class Dialect:
     positional: bool = False
     quotes: str = "'\""
     """What opens a string or a quoted name: where one does not end, the text is refused at once."""
+    marks: re.Pattern[str] | None = None
+    """The driver's own placeholders: in the text they would take the value of one of ours."""
 
 
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
@@ -43,7 +45,7 @@ POSTGRESQL = Dialect(
         r"""[eE]'(?:[^'\\]|\\.|'')*'    # escape string
         | '(?:[^']|'')*'                # string
         | "(?:[^"]|"")*"                # quoted name
-        | --[^\n]*                      # comment
+        | --[^\r\n]*                    # comment
         | ::                            # cast
         | :=                            # named argument
         """,
@@ -52,6 +54,7 @@ POSTGRESQL = Dialect(
     lambda number: f"${number}",
     nested_comments=True,
     dollar_quotes=True,
+    marks=re.compile(r"\$\d+"),
 )
 SQLITE = Dialect(
     "sqlite",
@@ -124,6 +127,8 @@ def parse(text: str, dialect: Dialect) -> Statement:
     at = 0
     while at < len(text):
         end = _skip(text, at, dialect)
+        if end is None and dialect.marks and dialect.marks.match(text, at):
+            raise InvalidRequest.at("query", "holds a placeholder of the driver; write parameters as :name")
         if end is None:
             found = _PARAMETER.match(text, at) if text[at] == ":" else None
             if found and not (at and (text[at - 1].isalnum() or text[at - 1] in "_:")):

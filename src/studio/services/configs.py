@@ -15,7 +15,7 @@ from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig
 from studio.contract.config import join_secrets, path_step
-from studio.errors import FieldError, InvalidConfig, OverrideNotAllowed, SecretsRequired
+from studio.errors import EncryptionError, FieldError, InvalidConfig, OverrideNotAllowed, SecretsRequired
 from studio.models import Connector, ConnectorInstance, Sealed
 from studio.providers import load
 from studio.security.vault import Place, Vault
@@ -84,6 +84,13 @@ class Configs:
             place = Place(instance.organization_id, instance.id, "override", 1)
             override = (place, Sealed(instance.config_override, instance.key_id or ""))
         return self._effective(connector.provider, _place(connector), _sealed(connector), override)
+
+    def effective_or_none(self, connector: Connector, instance: ConnectorInstance | None = None) -> Effective | None:
+        """As `effective`, for lists: one that does not open must not hide the others."""
+        try:
+            return self.effective(connector, instance)
+        except EncryptionError:
+            return None
 
     def _open(self, provider: str, place: Place, sealed: Sealed, override: tuple[Place, Sealed] | None) -> Effective:
         public, names = self._vault.open(place, sealed)

@@ -116,7 +116,7 @@ class Connectors(Bound):
         core, scope = await self._scope(organization_id)
         filters = Filters(asked.connector_type, asked.provider, asked.status, asked.q)
         page = await scope.connectors(filters, limit=asked.limit, after=asked.cursor, offset=asked.offset)
-        records = [connector_dict(record, core.configs.effective(record)) for record in page.records]
+        records = [connector_dict(record, core.configs.effective_or_none(record)) for record in page.records]
         return {"records": records, "total": page.total, "next_cursor": page.next_id}
 
     async def update(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig, Result
+from studio.contract.caps import Capped, capped
 from studio.contract.operation import Download
-from studio.contract.provider import Capped, capped
 from studio.errors import (
     BadRequest,
     Forbidden,

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from studio.contract.caps import Capped
 from studio.contract.operation import Download
-from studio.contract.provider import Capped
 from studio.errors import InvalidRequest
 from studio.models import Effect, Result, ResultDict, Role
 from studio.security import policy

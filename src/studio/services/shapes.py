@@ -8,21 +8,26 @@ from studio.contract import Provider
 from studio.models import ApiKey, Connector, ConnectorInstance
 from studio.services.configs import Effective
 
+SEALED_SHUT = "the sealed config does not open: it was moved or changed in the store, or its key is gone"
 
-def connector_dict(connector: Connector, effective: Effective) -> dict[str, Any]:
-    """A connector: `config` holds the non-secret fields in force, `secrets_set` names the others."""
+
+def connector_dict(connector: Connector, effective: Effective | None) -> dict[str, Any]:
+    """A connector: `config` holds the non-secret fields in force, `secrets_set` names the others.
+
+    In a list, one whose config does not open (None) shows so and does not hide the others.
+    """
     return {
         "id": connector.id,
         "organization_id": connector.organization_id,
         "name": connector.name,
         "connector_type": connector.connector_type,
         "provider": connector.provider,
-        "config": effective.shown(),
-        "secrets_set": list(effective.secrets_set),
-        "status": connector.status,
+        "config": effective.shown() if effective else None,
+        "secrets_set": list(effective.secrets_set) if effective else [],
+        "status": connector.status if effective else "error",
         "last_tested_at": connector.last_tested_at,
         "last_test_result": connector.last_test_result,
-        "last_error": connector.last_error,
+        "last_error": connector.last_error if effective else SEALED_SHUT,
         "created_by": connector.created_by,
         "created_at": connector.created_at,
         "updated_at": connector.updated_at,
@@ -30,7 +35,7 @@ def connector_dict(connector: Connector, effective: Effective) -> dict[str, Any]
     }
 
 
-def instance_dict(instance: ConnectorInstance, connector: Connector, effective: Effective) -> dict[str, Any]:
+def instance_dict(instance: ConnectorInstance, connector: Connector, effective: Effective | None) -> dict[str, Any]:
     """An attachment, its connector in short, and its effective non-secret config with each field's source."""
     return {
         "id": instance.id,
@@ -45,8 +50,8 @@ def instance_dict(instance: ConnectorInstance, connector: Connector, effective: 
             "provider": connector.provider,
             "status": connector.status,
         },
-        "config": effective.shown(),
-        "config_sources": effective.sources(),
+        "config": effective.shown() if effective else None,
+        "config_sources": effective.sources() if effective else {},
         "saved_only": bool(instance.saved_only),
     }
 

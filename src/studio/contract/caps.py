@@ -1,0 +1,55 @@
+"""The caps on rows and bytes, applied while rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from studio.contract.config import ProviderConfig
+from studio.contract.operation import Batch
+from studio.contract.values import size_of
+from studio.models import Column
+
+
+@dataclass(slots=True)
+class Capped:
+    """A batch within the caps. `truncated` on the last one says that more existed."""
+
+    columns: list[Column]
+    rows: list[tuple[Any, ...]]
+    truncated: bool = False
+
+
+async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
+    """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
+
+    `truncated` is exact: it is set only when a row past the cap was really there.
+    """
+    rows_left, bytes_left = config.max_rows, config.max_bytes
+    async with aclosing(batches) as source:
+        async for batch in source:
+            rows = batch.rows
+            taken = min(len(rows), rows_left)
+            # The rows' own bytes: without the brackets around the list and the commas between them.
+            size = size_of(rows[:taken]) - taken - 1 if taken else 0
+            if size > bytes_left:
+                taken, size = _fitting(rows[:taken], bytes_left)
+            bytes_left -= size
+            rows_left -= taken
+            more = taken < len(rows)
+            yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
+            if more:
+                return
+
+
+def _fitting(rows: list[tuple[Any, ...]], room: int) -> tuple[int, int]:
+    """How many of the rows fit into `room` bytes, and their bytes."""
+    size = 0
+    for number, row in enumerate(rows):
+        more = size_of(row)
+        if size + more > room:
+            return number, size
+        size += more
+    return len(rows), size
