@@ -1,8 +1,10 @@
 """Fixtures of upstream servers: one import a kind; each starts on first use and ends with the run."""
 
+from tests.upstreams.azurite import azurite, own_azurite  # noqa: F401
 from tests.upstreams.gcs import gcs, own_gcs  # noqa: F401
 from tests.upstreams.graphql import graphql_api, graphql_tls, own_graphql  # noqa: F401
 from tests.upstreams.httpbin import httpbin, own_httpbin  # noqa: F401
+from tests.upstreams.kafka import kafka, own_kafka, tansu  # noqa: F401
 from tests.upstreams.mariadb import mariadb, mariadb_database  # noqa: F401
 from tests.upstreams.minio import minio, own_minio  # noqa: F401
 from tests.upstreams.mongodb import mongodb_database, mongodb_emulator, mongodb_server  # noqa: F401

@@ -29,7 +29,6 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _EARLY_S = 120
 """A token is renewed so long before it ends."""
-_MAX_JSON = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Api:
 
 
 async def _object(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    body = await _bounded(answer)
+    body = await answer.read()
     if not body:
         return {}
     try:
@@ -169,18 +168,8 @@ async def _object(answer: aiohttp.ClientResponse) -> dict[str, Any]:
     return found
 
 
-async def _bounded(answer: aiohttp.ClientResponse, limit: int = _MAX_JSON) -> bytes:
-    parts, size = [], 0
-    async for chunk in answer.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise UpstreamError("the server's answer is larger than any that this call has")
-    return b"".join(parts)
-
-
 async def _message(answer: aiohttp.ClientResponse) -> str:
-    body = await _bounded(answer, 1024 * 1024)
+    body = await answer.read()
     try:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from studio.contract import Batch, Probe, Result, canonical
 from studio.contract.keys import MAX_KEY_BYTES
@@ -70,6 +70,8 @@ PAUSES_S = (0.1, 0.4)
 class ObjectProvider(StorageProvider[ConfigT]):
     """A bucket or container behind an HTTP API."""
 
+    put_headers: ClassVar[Mapping[str, str]] = {}
+    """Headers that whoever uses a signed PUT has to send."""
     exact_tokens = True
     """Whether the service's next-page token means that there is a next row."""
     part_bytes = 8 * 1024 * 1024
@@ -261,7 +263,8 @@ class ObjectProvider(StorageProvider[ConfigT]):
             raise InvalidRequest.at("expires_s", f"must be at most {self.config.presign_max_s} here (presign_max_s)")
         url = await self.signed(self._name(key), method, seconds)
         expires = datetime.now(UTC) + timedelta(seconds=seconds)
-        return {"url": url, "method": method, "expires_s": seconds, "expires_at": canonical(expires)}
+        made = {"url": url, "method": method, "expires_s": seconds, "expires_at": canonical(expires)}
+        return {**made, "headers": dict(self.put_headers)} if method == "PUT" and self.put_headers else made
 
     # -- the connection test ----------------------------------------------------------------------
 

@@ -21,10 +21,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from studio.contract import Network, Probe, Stage
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.web import Url
-from studio.errors import InvalidConfig, StudioError, Unreachable
+from studio.errors import InvalidConfig, StudioError, Unreachable, UpstreamError
 from studio.providers._objects_parts import TooSlow
 
 _MAX_CONTEXTS = 64
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of a list or an error. A page of 1,000 keys takes about 1 MiB."""
 _contexts: OrderedDict[str | None, TlsContext] = OrderedDict()
 
 
@@ -84,6 +86,24 @@ class Gate:
         return made
 
 
+class Bounded(aiohttp.ClientResponse):
+    """An answer that is read as a whole only up to a bound; none that the storage services give is as large."""
+
+    async def read(self) -> bytes:
+        """The body. Raises UpstreamError."""
+        if self._body is None:
+            parts, size = [], 0
+            async for chunk in self.content.iter_any():
+                parts.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER:
+                    self.close()
+                    raise UpstreamError("the server's answer is larger than any that this call has")
+            self._body = b"".join(parts)
+            self.release()
+        return self._body
+
+
 async def session(
     stack: AsyncExitStack, network: Network, *, connections: int, connect_s: float, read_s: float, ca: str | None
 ) -> aiohttp.ClientSession:
@@ -104,6 +124,7 @@ async def session(
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
         trust_env=False,
+        response_class=Bounded,
         auto_decompress=False,
         skip_auto_headers={"Content-Type", "User-Agent"},
     )
