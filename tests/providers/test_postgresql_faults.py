@@ -537,7 +537,7 @@ async def test_a_crash_and_a_restart_heal_on_the_next_call(own_postgres: Postgre
 async def test_a_frozen_server_does_not_keep_a_cancelled_caller_or_the_close(
     own_postgres: Postgres, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.providers._postgresql_pool.CLOSE_S", 0.5)
+    monkeypatch.setattr("studio.providers._sql_pool.CLOSE_S", 0.5)
     own = own_postgres.process
     assert own is not None
     backend = None

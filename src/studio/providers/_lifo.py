@@ -29,6 +29,25 @@ class Session(Protocol):
         ...
 
 
+class Slots(asyncio.Semaphore):
+    """Places for the sessions of a pool; a caller waits `wait_s` seconds at most for one."""
+
+    def __init__(self, size: int, wait_s: float) -> None:
+        super().__init__(size)
+        self._wait_s = wait_s
+
+    async def take(self) -> None:
+        """Take a place. Raises PoolBusy."""
+        if not self.locked():
+            await self.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self.acquire()
+        except TimeoutError:
+            raise PoolBusy("all sessions of this connector are in use; try again, or raise pool_size") from None
+
+
 SessionT = TypeVar("SessionT", bound=Session)
 Answer = TypeVar("Answer")
 
@@ -53,8 +72,7 @@ class Pool(Generic[SessionT]):
         lost: Callable[[BaseException], bool],
     ) -> None:
         self._connect = connect
-        self._slots = asyncio.Semaphore(size)
-        self._wait_s = wait_s
+        self._slots = Slots(size, wait_s)
         self._intact = intact
         self._lost = lost
         self._idle: list[SessionT] = []
@@ -68,7 +86,7 @@ class Pool(Generic[SessionT]):
         Raises:
             PoolBusy: all were in use for `wait_s`.
         """
-        await self._slot()
+        await self._slots.take()
         try:
             session = await self._take(fresh)
             self._leased.add(session)
@@ -100,16 +118,6 @@ class Pool(Generic[SessionT]):
                 raise
         async with self.lease(fresh=True) as session:
             return await work(session)
-
-    async def _slot(self) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._wait_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise PoolBusy("all sessions of this connector are in use; try again, or raise pool_size") from None
 
     async def _take(self, fresh: bool) -> SessionT:
         while self._idle:

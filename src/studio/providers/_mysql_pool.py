@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from studio.contract import ProviderConfig
-from studio.errors import PoolBusy
 from studio.providers._mysql_values import Plan
+from studio.providers._sql_pool import SqlPool, SqlSession
 
-CLOSE_S = 5.0
 DRAIN_S = 0.02
 """How long the rest of an answer is read, when nobody wants it, before it is killed: a new session costs less."""
 PLANS = 64
@@ -47,15 +46,22 @@ def setup(config: ProviderConfig, *, mariadb: bool) -> list[str]:
     ]
 
 
-class Session:
-    """One connection in the pool, and what is known of it."""
+class Session(SqlSession):
+    """A connection of `_mysql_driver.py`."""
 
     def __init__(self, conn: Any, config: ProviderConfig) -> None:
-        self.conn = conn
-        self.reused = False
-        self.cleaning: asyncio.Task[None] | None = None
+        super().__init__(conn)
         self._setup = setup(config, mariadb=conn.is_mariadb)
         self._plans: dict[str, Plan] = {}
+
+    @property
+    def closed(self) -> bool:
+        """See `SqlSession`. One with an answer still to come is of no use either."""
+        return bool(self.conn.closed or self.conn.busy)
+
+    def abort(self) -> None:
+        """See `SqlSession`."""
+        self.conn.close()
 
     async def plan(self, text: str) -> Plan:
         """The prepared statement of this text."""
@@ -82,91 +88,29 @@ class Session:
 Clean = Callable[[Session], Awaitable[None]]
 
 
-class Pool:
-    """At most `config.pool_size` sessions, made when they are needed.
+class Pool(SqlPool[Session]):
+    """At most `config.pool_size` sessions.
 
     Args:
         connect: makes a connection and sets it up. With an address it dials that one and sets nothing up.
-        wait_s: how long a caller waits for a session before it is `pool_busy`, seconds.
+        wait_s: see `SqlPool`.
     """
 
     def __init__(
         self, connect: Callable[[str | None], Awaitable[Any]], config: ProviderConfig, *, wait_s: float
     ) -> None:
+        super().__init__(size=config.pool_size, wait_s=wait_s)
         self._connect = connect
         self._config = config
-        self._slots = asyncio.Semaphore(config.pool_size)
-        self._wait_s = wait_s
-        self._idle: list[Session] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    async def acquire(self, *, fresh: bool = False) -> Session:
-        """A clean session; a new connection if `fresh` or none is idle.
-
-        Raises:
-            PoolBusy: all were in use for `wait_s`.
-        """
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout(self._wait_s):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise PoolBusy("all sessions of this connector are in use; try again, or raise pool_size") from None
-        else:
-            await self._slots.acquire()
-        try:
-            return await self._take(fresh)
-        except BaseException:
-            self._slots.release()
-            raise
-
-    async def _take(self, fresh: bool) -> Session:
-        while self._idle:
-            session = self._idle.pop(self._best())
-            if session.cleaning is not None:
-                await self._wait_for(session)
-            if fresh or session.conn.closed:
-                # `fresh`: a session broke, so the others of its age are likely broken too.
-                self._spawn(self._end(session))
-                continue
-            session.reused = True
-            return session
-        return Session(await self._connect(None), self._config)
-
-    def _best(self) -> int:
-        """The place of the session that was used last, among those that are not being cleaned if possible."""
-        ready = (at for at in reversed(range(len(self._idle))) if self._idle[at].cleaning is None)
-        return next(ready, -1)
-
-    async def _wait_for(self, session: Session) -> None:
-        try:
-            await asyncio.shield(session.cleaning)  # type: ignore[arg-type]
-        except asyncio.CancelledError:
-            self._idle.append(session)  # it is us who were cancelled; the session is fine
-            raise
 
     def release(self, session: Session, clean: Clean | None = None) -> None:
-        """Take a session back; `clean` is what must be done to it first.
-
-        Nobody waits: neither a caller with an answer nor one that was cancelled.
-        """
-        if self._closed or session.conn.closed or session.conn.busy:
-            self.discard(session)
-            return
-        if clean is not None:
-            session.cleaning = self._spawn(self._clean(session, clean))
-        self._idle.append(session)
-        self._slots.release()
+        """Take a session back; `clean` is what must be done to it before its next use."""
+        if self._put(session) and clean is not None:
+            self._start_cleaning(session, clean, session)
 
     def finish(self, session: Session, plan: Plan, clean: Clean | None = None) -> None:
         """Take a session back of whose answer nobody wants the rest."""
         self._spawn(self._drain(session, plan, clean))
-
-    def discard(self, session: Session) -> None:
-        """Close a session whose state is in doubt; what it still runs is killed on the server."""
-        task = self._spawn(self._end(session))
-        task.add_done_callback(lambda _: self._slots.release())
 
     async def _drain(self, session: Session, plan: Plan, clean: Clean | None) -> None:
         try:
@@ -177,28 +121,15 @@ class Pool:
             session.conn.busy = True
         self.release(session, clean)
 
-    async def _clean(self, session: Session, clean: Clean) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await clean(session)
-        except Exception:
-            session.conn.close()  # the next borrower sees it closed
-        finally:
-            session.cleaning = None
+    async def _new(self) -> Session:
+        return Session(await self._connect(None), self._config)
 
     async def _end(self, session: Session) -> None:
-        conn = session.conn
-        if session.cleaning is not None:
-            await asyncio.wait([session.cleaning])
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                if conn.busy:
-                    conn.close()
-                    await self._kill(conn)
-                else:
-                    await conn.ensure_closed()
-        except Exception:
-            conn.close()
+        if session.conn.busy:
+            session.abort()
+            await self._kill(session.conn)
+        else:
+            await session.conn.ensure_closed()
 
     async def _kill(self, conn: Any) -> None:
         """End what a connection still runs on the server, from a second one to the same address."""
@@ -207,17 +138,3 @@ class Pool:
             await killer.run(f"KILL CONNECTION {conn.thread_id():d}")
         finally:
             await killer.ensure_closed()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def close(self) -> None:
-        """Close every session, and wait until it is done."""
-        self._closed = True
-        idle, self._idle = self._idle, []
-        while self._tasks:  # a drained session becomes a closed one
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*map(self._end, idle))

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from studio.errors import PoolBusy
 from studio.providers._postgresql_values import Plan
 from studio.providers._postgresql_wire import ROLLBACK, parse, run
+from studio.providers._sql_pool import SqlPool, SqlSession
 
 LINGER_S = 0.002
-CLOSE_S = 5.0
 SEEN_TEXTS = 4_096
 """Texts remembered as seen once; the second time a text gets a prepared statement."""
 
@@ -38,17 +37,24 @@ RESET = (
 DISCARD = "DISCARD ALL"
 
 
-class Session:
-    """One connection in the pool, and what is known of it."""
+class Session(SqlSession):
+    """A connection of asyncpg."""
 
     def __init__(self, conn: Any, preambles: tuple[bytes, bytes]) -> None:
-        self.conn = conn
-        self.reused = False
-        self.cleaning: asyncio.Task[None] | None = None
+        super().__init__(conn)
         self.timer: asyncio.TimerHandle | None = None
         self._preambles = preambles
         self._plans: dict[str, Plan] = {}
         self._open = False
+
+    @property
+    def closed(self) -> bool:
+        """See `SqlSession`."""
+        return bool(self.conn.is_closed())
+
+    def abort(self) -> None:
+        """See `SqlSession`."""
+        self.conn.terminate()
 
     @property
     def open(self) -> bool:
@@ -112,23 +118,19 @@ class Session:
             self.timer = None
 
 
-class Pool:
-    """At most `size` sessions, made when they are needed.
+class Pool(SqlPool[Session]):
+    """Sessions, and what is remembered of their texts.
 
     Args:
         connect: makes a connection. Raises errors of ours.
-        wait_s: how long a caller waits for a session before it is `pool_busy`, seconds.
+        size, wait_s: see `SqlPool`.
         limit_s: the server's own bound on one statement, seconds.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Any]], *, size: int, wait_s: float, limit_s: float) -> None:
+        super().__init__(size=size, wait_s=wait_s)
         self._connect = connect
-        self._slots = asyncio.Semaphore(size)
-        self._wait_s = wait_s
-        self._idle: list[Session] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._seen: OrderedDict[int, None] = OrderedDict()
-        self._closed = False
         limit_ms = max(1, round(limit_s * 1000))
         limits = run(f"SET LOCAL statement_timeout = {limit_ms}")
         # A reader slower than this, or a process of ours that hangs, does not hold a snapshot for ever.
@@ -149,105 +151,18 @@ class Pool:
             self._seen.popitem(last=False)
         return known
 
-    async def acquire(self, *, fresh: bool = False) -> Session:
-        """A clean session; a new connection if `fresh` or none is idle.
-
-        Raises:
-            PoolBusy: all were in use for `wait_s`.
-        """
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout(self._wait_s):
-                    await self._slots.acquire()
-            except TimeoutError:
-                raise PoolBusy("all sessions of this connector are in use; try again, or raise pool_size") from None
-        else:
-            await self._slots.acquire()
-        try:
-            return await self._take(fresh)
-        except BaseException:
-            self._slots.release()
-            raise
-
-    async def _take(self, fresh: bool) -> Session:
-        while self._idle:
-            session = self._idle.pop(self._best())
-            session.forget()
-            if session.cleaning is not None:
-                await self._wait_for(session)
-            if fresh or session.conn.is_closed():
-                # `fresh`: a session broke, so the others of its age are likely broken too.
-                self._spawn(self._end(session))
-                continue
-            session.reused = True
-            return session
-        return Session(await self._connect(), self._preambles)
-
-    def _best(self) -> int:
-        """The place of the session that was used last, among those that are not being cleaned if possible."""
-        ready = (at for at in reversed(range(len(self._idle))) if self._idle[at].cleaning is None)
-        return next(ready, -1)
-
-    async def _wait_for(self, session: Session) -> None:
-        try:
-            await asyncio.shield(session.cleaning)  # type: ignore[arg-type]
-        except asyncio.CancelledError:
-            self._idle.append(session)  # it is us who were cancelled; the session is fine
-            raise
-
     def release(self, session: Session, end: str | None = None) -> None:
-        """Take a session back. `end` is the statement that cleans it; without one a ROLLBACK will do.
-
-        Nobody waits: neither a caller with an answer nor one that was cancelled.
-        """
-        if self._closed or session.conn.is_closed():
-            self.discard(session)
+        """Take a session back. `end` is the statement that cleans it; without one a ROLLBACK will do."""
+        if not self._put(session):
             return
         if end is not None:
-            self._start_cleaning(session, end)
+            self._start_cleaning(session, session.clean, end)
         elif session.open:
             loop = asyncio.get_running_loop()
-            session.timer = loop.call_later(LINGER_S, self._start_cleaning, session, "ROLLBACK")
-        self._idle.append(session)
-        self._slots.release()
+            session.timer = loop.call_later(LINGER_S, self._start_cleaning, session, session.clean, "ROLLBACK")
 
-    def discard(self, session: Session) -> None:
-        """Close a session whose state is in doubt; what it still runs is cancelled on the server."""
-        session.forget()
-        task = self._spawn(self._end(session))
-        task.add_done_callback(lambda _: self._slots.release())
-
-    def _start_cleaning(self, session: Session, statement: str) -> None:
-        session.timer = None
-        session.cleaning = self._spawn(self._clean(session, statement))
-
-    async def _clean(self, session: Session, statement: str) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await session.clean(statement)
-        except Exception:
-            session.conn.terminate()  # the next borrower sees it closed
-        finally:
-            session.cleaning = None
+    async def _new(self) -> Session:
+        return Session(await self._connect(), self._preambles)
 
     async def _end(self, session: Session) -> None:
-        try:
-            # asyncpg first sees a pending cancel request through to its acknowledgement.
-            await session.conn.close(timeout=CLOSE_S)
-        except Exception:
-            session.conn.terminate()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def close(self) -> None:
-        """Close every session, and wait until it is done."""
-        self._closed = True
-        idle, self._idle = self._idle, []
-        for session in idle:
-            session.forget()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*map(self._end, idle))
+        await session.conn.close()  # asyncpg first sees a pending cancel request through to its acknowledgement
