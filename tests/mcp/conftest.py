@@ -143,27 +143,43 @@ async def until(what: str) -> None:
             await asyncio.sleep(0.01)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A data folder in which everything is made already: writing it for each test would take most of its time."""
+
+    folder: Path
+    keys: dict[str, str]
+    ids: dict[str, str]
+
+
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an empty store of the newest schema, and a sample database."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """`main_db` (sqlite, read only) and `store` (a toy that may write) attached to agent-1, and a key for each of KEYS."""
     folder = tmp_path_factory.mktemp("mcp") / "data"
+    keys, ids = {}, {}
 
     async def make() -> None:
-        async with ConnectorService(Settings(data_dir=folder)):
-            pass
+        async with ConnectorService(Settings(data_dir=folder)) as service:
+            for name, body in KEYS.items():
+                keys[name] = (await service.create_key({**body, "organization_id": "acme"}))["key"]
+            sqlite = {"name": "Main", "connector_type": "database", "provider": "sqlite", "config": {"path": "app.db"}}
+            for name, body, alias in (("main", sqlite, "main_db"), ("toy", toy.body("Toy", read_only=False), "store")):
+                ids[name] = (await service.create({**body, "organization_id": "acme"}))["id"]
+                await service.attach_to_agent(ids[name], "agent-1", alias)
 
-    asyncio.run(make())
+    with toy.installed():
+        asyncio.run(make())
     with closing(sqlite3.connect(folder / "files" / "app.db")) as database:
         database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, city TEXT)")
         rows = [(f"user {n}", "Oslo" if n % 2 else "Lima") for n in range(250)]
         database.executemany("INSERT INTO users (name, city) VALUES (?, ?)", rows)
         database.commit()
-    return folder
+    return Made(folder, keys, ids)
 
 
 @pytest.fixture
-def settings(made_once: Path, tmp_path: Path) -> Settings:
-    return Settings(data_dir=shutil.copytree(made_once, tmp_path / "data"))
+def settings(made_once: Made, tmp_path: Path) -> Settings:
+    return Settings(data_dir=shutil.copytree(made_once.folder, tmp_path / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -186,27 +202,20 @@ async def running(application: Callable[..., Any]) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # without waiting for idle connections
         await task
 
 
 @asynccontextmanager
-async def new_world(settings: Settings) -> AsyncIterator[World]:
-    """A server with `main_db` (sqlite, read only) and `store` (a toy that may write) attached to agent-1."""
+async def serving(settings: Settings, made: Made) -> AsyncIterator[World]:
+    """A server on a copy of what was made."""
     application = Application(settings)
-    async with application.service as service, aiohttp.ClientSession() as session, running(application) as base:
-        world = World(base, application, session)
-        for name, body in KEYS.items():
-            world.keys[name] = (await service.create_key({**body, "organization_id": "acme"}))["key"]
-        sqlite = {"name": "Main", "connector_type": "database", "provider": "sqlite", "config": {"path": "app.db"}}
-        for name, body in (("main", sqlite), ("toy", toy.body("Toy", read_only=False))):
-            world.ids[name] = (await service.create({**body, "organization_id": "acme"}))["id"]
-        await world.attach("main", "main_db")
-        await world.attach("toy", "store")
-        yield world
+    async with application.service, aiohttp.ClientSession() as session, running(application) as base:
+        yield World(base, application, session, dict(made.keys), made.ids)
 
 
 @pytest.fixture
-async def world(settings: Settings) -> AsyncIterator[World]:
-    async with new_world(settings) as found:
+async def world(settings: Settings, made_once: Made) -> AsyncIterator[World]:
+    """A server of the test's own."""
+    async with serving(settings, made_once) as found:
         yield found

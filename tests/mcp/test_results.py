@@ -135,6 +135,20 @@ async def test_a_write_is_never_repeated_to_show_more_of_its_answer(world: World
     assert count["rows"] == [[252]]
 
 
+def test_a_provider_that_pages_is_asked_for_its_next_page_when_this_one_is_shown() -> None:
+    page = Result(data=[{"key": f"k{n}"} for n in range(10)], row_count=10, truncated=True, next_cursor="theirs")
+
+    def place_after(wanted: results.Wanted) -> results.Place:
+        shown = results.tool_result(page, wanted, source="files", digest=lambda: "d", paged=True)
+        return results.read_cursor(shown["structuredContent"]["next_cursor"], "d")
+
+    first = place_after(results.Wanted(max_rows=4, place=results.Place(0, "this")))
+    assert first == results.Place(4, "this"), "the rest of this page comes first"
+    assert place_after(results.Wanted(max_rows=6, place=first)) == results.Place(0, "theirs")
+    unpaged = results.tool_result(page, results.Wanted(), source="files", digest=lambda: "d", paged=False)
+    assert unpaged["structuredContent"]["next_cursor"] is None
+
+
 # -- budgets ------------------------------------------------------------------------------------
 
 

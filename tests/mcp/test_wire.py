@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.mcp.conftest import CAPABILITIES_KEY, LEGACY, META, MODERN, VERSION_KEY, World, request
+import pytest_asyncio
+from tests import toy
+from tests.mcp.conftest import CAPABILITIES_KEY, LEGACY, META, MODERN, VERSION_KEY, Made, World, request, serving
 
 from studio.api.hosts import Hosts
+from studio.settings import Settings
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIST = request("tools/list", {"_meta": META})
 CALL = request("tools/call", {"name": "list_connectors", "_meta": META})
 HEADERS = {"mcp_protocol_version": MODERN, "mcp_method": "tools/list"}
 CALLING = {"mcp_protocol_version": MODERN, "mcp_method": "tools/call", "mcp_name": "list_connectors"}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def world(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """One server for all: nothing here changes what is stored, but for keys of a test's own."""
+    folder = shutil.copytree(made_once.folder, tmp_path_factory.mktemp("wire") / "data")
+    with toy.installed():
+        async with serving(Settings(data_dir=folder), made_once) as found:
+            yield found
 
 
 # -- 2026-07-28 ---------------------------------------------------------------------------------
@@ -251,10 +266,11 @@ async def test_nothing_is_answered_without_a_key(world: World, key: str | None, 
 
 
 async def test_a_revoked_key_is_refused_from_the_next_request_on(world: World) -> None:
-    assert (await world.modern("tools/list")).status == 200
-    for key in await world.service.list_keys(organization_id="acme"):
-        await world.service.revoke_key(key["id"])
-    assert (await world.modern("tools/list")).status == 401
+    key = await world.service.create_key({"agent_id": "agent-1", "organization_id": "acme"})
+    world.keys["short-lived"] = key["key"]
+    assert (await world.modern("tools/list", who="short-lived")).status == 200
+    await world.service.revoke_key(key["id"])
+    assert (await world.modern("tools/list", who="short-lived")).status == 401
 
 
 @pytest.mark.parametrize(
@@ -279,11 +295,11 @@ async def test_loopback_names_are_our_own_on_any_port(world: World, name: str) -
     assert (await world.send(LIST, **HEADERS, host=f"{name}:9", origin=f"http://{name}:5173")).status == 200
 
 
-async def test_an_operator_can_allow_more_hosts(world: World) -> None:
+async def test_an_operator_can_allow_more_hosts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     headers = {**HEADERS, "host": "mcp.example.com", "origin": "https://mcp.example.com"}
     assert (await world.send(LIST, **headers)).status == 403
     for names in (["mcp.example.com"], ["*"]):
-        world.application._mcp._hosts = Hosts(names)
+        monkeypatch.setattr(world.application._mcp, "_hosts", Hosts(names))
         assert (await world.send(LIST, **headers)).status == 200
 
 

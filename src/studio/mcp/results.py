@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +89,9 @@ class Wanted:
     place: Place = Place()
 
 
-def tool_result(result: Result, wanted: Wanted, *, source: str, digest: str | None, paged: bool) -> dict[str, Any]:
+def tool_result(
+    result: Result, wanted: Wanted, *, source: str, digest: Callable[[], str] | None, paged: bool
+) -> dict[str, Any]:
     """A tool's answer.
 
     Args:
@@ -104,7 +106,7 @@ def tool_result(result: Result, wanted: Wanted, *, source: str, digest: str | No
     found = cut(result, wanted.form, wanted.place.skip, wanted.max_rows, wanted.budget)
     after = _after(found, result, wanted.place, paged=paged)
     truncated = found.more or found.shortened or result.truncated
-    cursor = write_cursor(after, digest) if after is not None and digest is not None else None
+    cursor = write_cursor(after, digest()) if after is not None and digest is not None else None
     structured: dict[str, Any] = {
         **found.fields,
         "row_count": found.count if found.count is not None else result.row_count,

@@ -16,9 +16,13 @@ async def run(
     agent: Agent, alias: str, operation: str | None, arguments: dict[str, Any], *, wanted: Wanted, cursor: str | None
 ) -> dict[str, Any]:
     """Plan, run and shape. Raises StudioError."""
-    digest = digest_of(agent.agent_id, alias, operation, arguments)
+    given = arguments
+
+    def digest() -> str:
+        return digest_of(agent.agent_id, alias, operation, given)
+
     if cursor is not None:
-        wanted = replace(wanted, place=read_cursor(cursor, digest))
+        wanted = replace(wanted, place=read_cursor(cursor, digest()))
         if wanted.place.page is not None:
             arguments = {**arguments, "cursor": wanted.place.page}
     planned = await agent.plan(alias, operation, arguments)
