@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from typing import Any
 
@@ -72,6 +73,7 @@ REFUSED = {
         "fragment G on __Type { fields { type { fields { type { possibleTypes { name } } } } } }",
         "schema",
     ),
+    "too long": ("{ a }" + " " * 100_000, "longer than 100,000 characters"),
     "half of a pair": ('{ a(x: "\ud800") }', "surrogate"),
 }  # fmt: skip
 
@@ -204,7 +206,11 @@ async def test_a_long_document_is_judged_in_a_thread_and_kept() -> None:
     text = "{ " + "a " * 900 + "}"
     async with open_provider(Graphql, {"endpoint": "http://127.0.0.1:9/", "introspect": False}) as provider:
         assert isinstance(provider, Graphql)
+        threads: list[str] = []
+        judge_it = provider._judge
+        provider._judge = lambda *args: (threads.append(threading.current_thread().name), judge_it(*args))[1]  # type: ignore[assignment,func-returns-value]
         first = await provider._judged(text, None)
         assert await provider._judged(text, None) is first
+        assert threading.main_thread().name not in threads
         with pytest.raises(InvalidRequest):
             await call(provider, "query", query="")

@@ -34,6 +34,7 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
+from studio.models import Effect
 from studio.providers._soap_config import SoapConfig
 from studio.providers._soap_message import digest
 from studio.providers.soap import Soap
@@ -259,6 +260,16 @@ async def test_only_listed_operations_run_on_a_read_only_connector(soap_service:
         with pytest.raises(OverrideNotAllowed):
             await service.attach_to_agent(made["id"], "agent-1", "more", {"read_operations": ["saveUser"]})
         assert (await service.execute_query(made["id"], "add", {"a": 1}))["data"] == 1
+
+
+def test_policy_sees_a_write_wherever_an_operation_is_not_listed() -> None:
+    """So an agent key that may only read is held on a connector that may write."""
+    for reads in (["version"], [], None):
+        operation = Soap.operation("call", Soap.operations_for({"read_operations": reads}))
+        for name in ("version", "Version", "version ", "saveUser"):
+            effect = operation.effect_of({"operation": name})
+            assert effect is (Effect.READ if reads and name == "version" else Effect.WRITE)
+    assert Soap.operations_for({})["describe"].effect is Effect.READ
 
 
 async def test_a_provider_that_only_reads_refuses_to_write_by_itself(soap_service: SoapService) -> None:

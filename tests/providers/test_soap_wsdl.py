@@ -104,7 +104,7 @@ async def test_imports_of_the_same_origin_are_fetched_once_each() -> None:
 @pytest.mark.parametrize(
     "location",
     [
-        "{sink}/x.xsd", "//127.0.0.1:{sinkport}/x.xsd", "file://{canary}", "{canary}", "ftp://127.0.0.1/x",
+        "{sink}/x.xsd", "//127.0.0.1:{sinkport}/x.xsd", "file://{canary}", "ftp://127.0.0.1/x",
         "http://169.254.169.254/latest", "http://user@127.0.0.1:{port}/x", "gopher://x/", "\\\\x\\y", "http://[::1]:{port}/x",
     ],
 )  # fmt: skip
@@ -123,11 +123,20 @@ async def test_no_import_leads_to_another_place(location: str, how: str, tmp_pat
         else:
             namespace = ' namespace="urn:i"' if how == "import" else ""
             pages["/s"] = wsdl(f'<x:{how}{namespace} schemaLocation="{place}"/>', body=USES)
-        await refused({"wsdl_url": f"{server.url}/s", "endpoint": server.url}, ".", StudioError)
+        await refused({"wsdl_url": f"{server.url}/s", "endpoint": server.url}, "imports a document from")
         assert not sink.connections
+        assert len(server.requests) == 1  # nor is the place looked for at home
         text = str(pages["/s"])
         await refused(pinned(text), "imports other documents")
         assert not sink.connections
+
+
+async def test_a_path_means_one_of_the_server_and_never_a_file(tmp_path: Path) -> None:
+    (tmp_path / "canary.xsd").write_text(IMPORTED)
+    text = wsdl(f'<x:import namespace="urn:i" schemaLocation="{tmp_path}/canary.xsd"/>', body=USES)
+    async with serving({"/s": text}) as server:
+        await refused({"wsdl_url": f"{server.url}/s", "endpoint": server.url}, "404", UpstreamError)
+        assert server.requests[-1].line == f"GET {tmp_path}/canary.xsd HTTP/1.1"
 
 
 async def test_documents_are_few_and_small() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -22,9 +21,6 @@ from studio.providers._soap_xml import read_xml
 _KEPT = 32
 _ACTION = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]*")
 _RESTRICTION = f"{{{XSD}}}restriction"
-
-# It logs what it cannot read, values and all.
-logging.getLogger("zeep").setLevel(logging.CRITICAL + 1)
 
 
 class _FromShelf:
