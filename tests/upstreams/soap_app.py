@@ -142,9 +142,7 @@ def wants(kind: str) -> Any:
         right = PASSWORD
         if kind == "Digest":
             nonce, created = token.findtext(f"{WSSE}Nonce"), token.findtext(f"{WSU}Created")
-            age = datetime.now(UTC) - datetime.strptime(created, "%Y-%m-%dT%H:%M:%S.%fZ").replace(
-                tzinfo=UTC
-            )
+            age = datetime.now(UTC) - datetime.strptime(created, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
             hashed = hashlib.sha1(base64.b64decode(nonce) + created.encode() + PASSWORD.encode())
             right = base64.b64encode(hashed.digest()).decode()
             with LOCK:
