@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from pydantic import AfterValidator, Field, model_validator
 
-from studio.contract import ANY, Destination, Host, Pem, Port, ProviderConfig, Secret, Text
+from studio.contract import ANY, Destination, Host, Pem, Port, Secret, Text
+from studio.providers._server_config import ServerConfig
 
 Mechanism = Literal["SCRAM-SHA-256", "SCRAM-SHA-1"]
 """Log-ins that prove a password without sending it. The others send an identity of this machine's own."""
 
-_URI_FORM = "mongodb://user:password@host:port/database"
 _URI_OPTIONS = {
     "authsource": "auth_source", "authmechanism": "auth_mechanism", "replicaset": "replica_set", "tls": "tls",
     "ssl": "tls",
@@ -32,13 +32,16 @@ def _database(value: str) -> str:
 DatabaseName = Annotated[Text, AfterValidator(_database)]
 
 
-class MongodbConfig(ProviderConfig):
+class MongodbConfig(ServerConfig):
     """One database of one MongoDB server, and how to log in.
 
     In place of `host`, `port`, `database`, `username`, `password`, `auth_source`, `auth_mechanism`,
     `replica_set` and `tls` a `uri` (`mongodb://...`) may be given. It is taken apart at once and never
     kept; a part that contradicts a field given beside it is refused.
     """
+
+    uri_form: ClassVar[str] = "mongodb://user:password@host:port/database, with one host"
+    uri_schemes: ClassVar[frozenset[str]] = frozenset({"mongodb"})
 
     host: Annotated[Host, Destination()] = Field(description="Host name or IP address of one server.")
     port: Annotated[Port, Destination()] = Field(27017, description="TCP port.")
@@ -59,17 +62,6 @@ class MongodbConfig(ProviderConfig):
     )
     tls_ca: Pem | None = Field(None, description="CA certificates that replace the system's, as PEM.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _take_uri(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "uri" not in given:
-            return given
-        fields = {name: value for name, value in given.items() if name != "uri"}
-        for name, value in _parts(given["uri"]).items():
-            if fields.setdefault(name, value) != value:
-                raise ValueError(f"uri: contradicts the field {name}; give one of the two")
-        return fields
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.tls_ca and not self.tls:
@@ -78,29 +70,20 @@ class MongodbConfig(ProviderConfig):
             raise ValueError("username and password: give both or neither")
         return self
 
+    @classmethod
+    def _parts(cls, uri: Any) -> dict[str, Any]:
+        if isinstance(uri, str) and uri.startswith("mongodb+srv://"):
+            raise ValueError("uri: mongodb+srv is not taken; name the server's host and port")
+        return super()._parts(uri)
 
-def _parts(uri: Any) -> dict[str, Any]:
-    """The fields that a URI stands for. Messages never repeat any of it: it may hold a password."""
-    if isinstance(uri, str) and uri.startswith("mongodb+srv://"):
-        raise ValueError("uri: mongodb+srv is not taken; name the server's host and port")
-    try:
-        split = urlsplit(uri) if isinstance(uri, str) and "," not in uri.partition("?")[0].rpartition("@")[2] else None
-        port = split.port if split else None
-    except ValueError:
-        split = None
-    if split is None or split.scheme != "mongodb" or not split.hostname or split.fragment:
-        raise ValueError(f"uri: must have the form {_URI_FORM}, with one host") from None
-    found: dict[str, Any] = {"host": unquote(split.hostname)}
-    if port is not None:
-        found["port"] = port
-    if split.username:
-        found["username"] = unquote(split.username)
-    if split.password is not None:
-        found["password"] = unquote(split.password)
-    if split.path.strip("/"):
-        found["database"] = unquote(split.path.removeprefix("/"))
-        found["auth_source"] = found["database"]
-    return {**found, **_options(split.query)}
+    @classmethod
+    def _more(cls, split: SplitResult) -> dict[str, Any]:
+        if "," in split.netloc.rpartition("@")[2] + split.path:
+            raise cls._malformed()
+        found = {}
+        if split.path.strip("/"):
+            found["database"] = found["auth_source"] = unquote(split.path.removeprefix("/"))
+        return {**found, **_options(split.query)}
 
 
 def _options(query: str) -> dict[str, Any]:
