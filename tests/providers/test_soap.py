@@ -368,7 +368,7 @@ async def test_a_test_calls_a_read_without_arguments_or_nothing(soap_service: So
             assert tested["success"], tested
             assert [stage["name"] for stage in tested["stages"]] == ["resolve", "connect", "wsdl", "auth", "sample"]
             assert said in tested["stages"][-1]["detail"]
-            assert re.search(r"9 operations, SOAP 1\.1; sha256 [0-9a-f]{64}", tested["stages"][2]["detail"])
+            assert re.search(r"9 operations, SOAP 1\.1; not pinned, sha256 [0-9a-f]{64}", tested["stages"][2]["detail"])
             assert soap_service.state()["calls"] == before + (said == "version answers")
 
 
@@ -628,3 +628,27 @@ def test_the_page_is_true(soap_service: SoapService, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, env=env)
     expected = "Connection successful\nadd(a: int, b?: int): integer\n42\narguments.c: is not known; known: a, b\n"
     assert (done.stdout, done.stderr) == (expected, "")
+
+
+async def test_registration_pins_the_wsdl_and_another_one_is_refused(soap_service: SoapService, tmp_path: Path) -> None:
+    async with ConnectorService(Settings(data_dir=tmp_path / "s")) as service:
+        body = {"organization_id": "acme", "name": "s", "connector_type": "api", "provider": "soap"}
+        made = await service.create({**body, "config": soap_service.config(read_operations=["version"])})
+        digest = made["config"]["wsdl_sha256"]
+        assert re.fullmatch(r"[0-9a-f]{64}", digest)
+        await service.execute_query(made["id"], "version")
+        await service.update(made["id"], {"config": {"wsdl_sha256": "0" * 64}})  # as if the WSDL had changed since
+        with pytest.raises(UpstreamError, match="another one than when this connector was registered"):
+            await service.execute_query(made["id"], "version")
+        taken = await service.update(made["id"], {"config": {"wsdl_sha256": None}})
+        assert taken["config"]["wsdl_sha256"] == digest
+        await service.execute_query(made["id"], "version")
+
+
+async def test_a_service_that_cannot_be_reached_is_registered_and_not_pinned(
+    unused_tcp_port: int, tmp_path: Path
+) -> None:
+    async with ConnectorService(Settings(data_dir=tmp_path / "s")) as service:
+        body = {"organization_id": "acme", "name": "s", "connector_type": "api", "provider": "soap"}
+        made = await service.create({**body, "config": {"wsdl_url": f"http://127.0.0.1:{unused_tcp_port}/?wsdl"}})
+        assert "wsdl_sha256" not in made["config"]

@@ -77,6 +77,8 @@ class Provider(ABC, Generic[ConfigT]):
     """Operations that have a second form which moves raw bytes (see `byte_form`), by name."""
     fixes: ClassVar[Mapping[str, str]] = {}
     """What usually mends a failing test, by stage name or by error code."""
+    pins: ClassVar[bool] = False
+    """Whether `pin` has something to add; registering then asks the upstream."""
 
     config: ConfigT
 
@@ -102,6 +104,10 @@ class Provider(ABC, Generic[ConfigT]):
     @abstractmethod
     def translate(self, exc: Exception) -> StudioError | None:
         """The driver's exception as ours; None for one that no driver raises (a defect)."""
+
+    async def pin(self) -> Mapping[str, Any]:
+        """Fields that registration adds to the config: what was found upstream then, to be held to later."""
+        return {}
 
     @classmethod
     def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:

@@ -82,6 +82,11 @@ class SoapConfig(WebConfig):
     wsdl: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WSDL), AfterValidator(_wsdl)] | None = Field(
         None, description="The WSDL itself, as text, in place of wsdl_url: it is then pinned, and needs endpoint."
     )
+    wsdl_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="What the documents at wsdl_url must hash to. Registration notes it by itself where the server "
+        "can be reached; null takes the WSDL of that moment anew.",
+    )
     endpoint: Annotated[SoapUrl | None, Destination()] = Field(
         None, description="Where messages go. Left out, the WSDL's own address holds, if it has wsdl_url's origin."
     )

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from studio.contract import Effect, Operation, Probe, ProviderConfig, Result, operation
 from studio.contract.web import ApiProvider
-from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, ReadOnly, StudioError
+from studio.errors import AuthFailed, InvalidConfig, InvalidRequest, ReadOnly, StudioError, UpstreamError
 from studio.providers._http import HttpClient, Request
 from studio.providers._http_errors import translate
 from studio.providers._http_lists import cut_lists, longest, rows_in
@@ -41,6 +41,8 @@ class Soap(ApiProvider[SoapConfig]):
         "wsdl": "check wsdl_url (or wsdl), service and port; a WSDL that imports from elsewhere has to be one text",
     }
 
+    pins: ClassVar[bool] = True
+
     # -- the contract ---------------------------------------------------------------------------
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -55,6 +57,12 @@ class Soap(ApiProvider[SoapConfig]):
         self._port: Port | None = None
         self._reading: asyncio.Task[Port] | None = None
         stack.push_async_callback(self._stop_reading)
+
+    async def pin(self) -> Mapping[str, Any]:
+        """The digest of the documents at `wsdl_url`, unless the config names one."""
+        if self.config.wsdl_url is None or self.config.wsdl_sha256 is not None:
+            return {}
+        return {"wsdl_sha256": (await self._service()).digest}
 
     async def ping(self) -> None:
         """See who answers."""
@@ -89,7 +97,9 @@ class Soap(ApiProvider[SoapConfig]):
         await self.reach(probe)
         with probe.stage("wsdl") as stage:
             port = await self._service()
-            stage.detail = f"{len(port.service.calls)} operations, SOAP {port.service.version}; sha256 {port.digest}"
+            held = "pinned" if self.config.wsdl or self.config.wsdl_sha256 else "not pinned"
+            calls = f"{len(port.service.calls)} operations, SOAP {port.service.version}"
+            stage.detail = f"{calls}; {held}, sha256 {port.digest}"
         with probe.stage("auth"):
             await self.authenticate()
         probe.privileges = self.privileges()
@@ -218,7 +228,13 @@ class Soap(ApiProvider[SoapConfig]):
         from studio.providers import _soap_port
 
         async with asyncio.timeout(self.config.timeout_s):
-            return await _soap_port.read(self.config, self._client, self.network)
+            port = await _soap_port.read(self.config, self._client, self.network)
+        if self.config.wsdl_sha256 not in (None, port.digest):
+            raise UpstreamError(
+                "the WSDL is another one than when this connector was registered; look at it, and then update the "
+                "config with wsdl_sha256: null to take it"
+            )
+        return port
 
 
 def _found(service: Service, name: str) -> Call:

@@ -57,8 +57,8 @@ class Connectors(Bound):
         policy.require_role(self._principal, Role.ADMIN)
         given, organization_id, created_by = self._owned(body)
         kind = _kind(given.connector_type, given.provider)
-        config = parse_config(kind, given.config)
         core = await self._home.core()
+        config = await execution.pinned(core, kind, parse_config(kind, given.config))
         connector_id, time = new_id(), now()
         sealed = core.configs.seal(organization_id, connector_id, 1, config)
         connector = Connector(
@@ -136,7 +136,7 @@ class Connectors(Bound):
             change = ConnectorChange.parse(body)
             if version is not None and version != connector.version:
                 raise Conflict(f"the connector is at version {connector.version} now; read it again")
-            values = self._changed(core, connector, change)
+            values = await self._changed(core, connector, change)
             if not values:
                 return connector_dict(connector, core.configs.effective(connector))
             if test:
@@ -152,9 +152,11 @@ class Connectors(Bound):
             return connector_dict(changed, core.configs.effective(changed))
         raise AssertionError("the last try returns or raises")
 
-    def _changed(self, core: Core, connector: Connector, change: ConnectorChange) -> dict[str, Any]:
+    async def _changed(self, core: Core, connector: Connector, change: ConnectorChange) -> dict[str, Any]:
         """The columns to store, sealed for the next version; none where the change changes nothing."""
         config = core.configs.merged(connector, change.config or {})
+        if change.config:
+            config = await execution.pinned(core, providers.load(connector.provider), config)
         name, status = change.name or connector.name, change.status or connector.status
         same_config = config.split() == core.configs.release(connector).split()
         if same_config and (name, status) == (connector.name, connector.status):

@@ -11,6 +11,7 @@ from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig, Result
 from studio.contract.caps import Capped, capped
+from studio.contract.config import join_secrets
 from studio.contract.operation import Download
 from studio.errors import (
     BadRequest,
@@ -261,6 +262,26 @@ async def open_session(core: Core, kind: Kind, config: ProviderConfig, stack: As
     except Exception as exc:
         raise provider.error(exc) from exc
     return provider
+
+
+async def pinned(core: Core, kind: Kind, config: ProviderConfig) -> ProviderConfig:
+    """The config with what its upstream pins. One that cannot be reached is registered all the same, not pinned."""
+    if not kind.pins:
+        return config
+    try:
+        async with AsyncExitStack() as stack, asyncio.timeout(min(config.timeout_s, core.settings.max_timeout_s)):
+            found = await _pins_of(await open_session(core, kind, config, stack))
+    except (StudioError, TimeoutError):
+        return config
+    public, secrets = config.split()
+    return kind.Config.parse(join_secrets({**public, **found}, secrets))
+
+
+async def _pins_of(provider: Provider[Any]) -> Mapping[str, Any]:
+    try:
+        return await provider.pin()
+    except Exception as exc:
+        raise provider.error(exc) from exc
 
 
 def _deadline(core: Core, target: Target) -> float:
