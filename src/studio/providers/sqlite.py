@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from studio.contract import Batch, Destination, Probe, ProviderConfig, Result, SqlProvider
-from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.caps import capped
+from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.sql import first_word
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers import _sqlite_shapes as shapes
