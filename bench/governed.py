@@ -184,6 +184,32 @@ async def graphql(service: ConnectorService, _folder: Path) -> AsyncIterator[Pai
             yield ours, bare
 
 
+@case("soap", "one call without arguments; bare: the same envelope by aiohttp")
+@asynccontextmanager
+async def soap(service: ConnectorService, _folder: Path) -> AsyncIterator[Pair]:
+    """The server (spyne) dominates both. The governed one reads the answer as the WSDL says."""
+    import aiohttp
+    from tests.upstreams.soap import SoapService
+
+    envelope = (
+        '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>'
+        '<t:version xmlns:t="urn:book"/></s:Body></s:Envelope>'
+    )
+    with started(SoapService()) as server:
+        config = server.config(read_operations=["version"])
+        ours = await governed(service, "soap", "api", config, "version")
+        headers = {"content-type": "text/xml; charset=utf-8", "soapaction": '"version"'}
+        async with aiohttp.ClientSession(headers=headers) as http:
+
+            async def bare() -> object:
+                async with http.post(server.url(), data=envelope) as answer:
+                    assert answer.status == 200, await answer.text()
+                    return await answer.read()
+
+            await bare()
+            yield ours, bare
+
+
 def _plain_headers(config: dict[str, Any]) -> dict[str, str]:
     token = config.get("auth", {}).get("token")
     return {"authorization": f"Bearer {token}"} if token else {}
