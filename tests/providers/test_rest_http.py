@@ -155,6 +155,14 @@ async def test_no_redirect_leads_out_of_the_origin_the_base_or_the_allowed_paths
         assert not sink.connections
 
 
+async def test_no_redirect_leads_above_the_base_url_even_where_every_path_below_is_allowed() -> None:
+    for place in ("/admin/x", "/v1x/y", "/", "/v2/v1/x"):
+        async with upstream(reply(302, Location=place)) as server, api(server.url + "/v1", follow_redirects=3) as rest:
+            with pytest.raises(UpstreamError, match="outside"):
+                await rest.ask("GET /open")
+        assert len(server.requests) == 1
+
+
 async def test_redirects_end_after_the_number_that_is_set() -> None:
     async with upstream(reply(302, Location="/again")) as server, api(server.url, follow_redirects=2) as rest:
         with pytest.raises(UpstreamError, match="redirects"):

@@ -193,6 +193,18 @@ async def test_a_caller_that_gives_up_does_not_take_the_token_from_the_others() 
     assert [request.line.split()[1] for request in server.requests] == ["/token", "/x"]
 
 
+async def test_a_late_refusal_of_an_old_token_leaves_the_new_one() -> None:
+    given = iter(range(9))
+    tokens = upstream(lambda _request: token(access_token=f"token-{next(given)}"))
+    async with tokens as server, fake(server.url) as rest:
+        source = rest.provider._client._credentials._source
+        assert await source.token() == "token-0"
+        source.spoil("token-0")
+        assert await source.token() == "token-1"
+        source.spoil("token-0")
+        assert await source.token() == "token-1"
+
+
 async def test_closing_while_a_token_is_fetched_leaves_nothing_open() -> None:
     async def never(_request: Received) -> bytes:
         await asyncio.sleep(60)

@@ -74,6 +74,7 @@ def test_ordinary_values_travel_as_they_are() -> None:
     assert sent("/n/{a}/{b}/{c}", a=1, b=2.5, c=True) == "/n/1/2.5/true"
     assert sent("/v1/things:batchGet") == "/v1/things:batchGet"
     assert sent("/users/") == "/users/"
+    assert sent("/notes/{text}", text="a%20b") == "/notes/a%2520b"
 
 
 def test_a_value_that_is_no_scalar_or_missing_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -28,12 +29,14 @@ class Httpbin(Server):
         ]  # fmt: skip
 
     def stop(self, how: signal.Signals | None = None) -> None:
-        """End gunicorn and its worker: a crash must take both."""
+        """End gunicorn; a crash takes its worker too, and second: it would be replaced otherwise."""
+        workers: list[str] = []
         if how is self.crash_signal and self.process is not None and self.process.poll() is None:
-            own = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            for child in own.read_text().split():
-                os.kill(int(child), how)
+            workers = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         super().stop(how)
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(worker), signal.SIGKILL)
 
     @property
     def url(self) -> str:
