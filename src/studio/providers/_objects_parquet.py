@@ -1,20 +1,29 @@
 """Parquet objects as rows, by range reads: the footer, then only the pages that the rows need.
 
-pyarrow reads files in its own blocking way, so it runs in a thread of this one call, and its reads
-come back to the event loop as range requests for the very object that was opened (by its ETag).
+pyarrow decodes in a process of its own (`_objects_parquet_worker.py`): it is a large piece of C++ at
+work on somebody else's bytes, and it allocates what a page's header asks for. The process has no
+credentials and no network; this side fetches the ranges, of the very object that was opened.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import io
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import fcntl
+import os
+import signal
+import socket
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.contract import Batch, Column, canonical
+import orjson
+
+from studio.contract import Batch, Column
 from studio.contract.sql import unique_names
 from studio.errors import InvalidRequest, OperationNotSupported
 from studio.providers._objects_parts import exactly
@@ -22,12 +31,21 @@ from studio.providers._objects_parts import exactly
 if TYPE_CHECKING:
     from studio.providers._objects_rows import Source
 
-_BLOCK = 128 * 1024
-_BLOCKS = 128
-"""Blocks that are kept: 16 MiB, enough for one of each of very many columns."""
-_MAX_FOOTER = 16 * 1024 * 1024
-_MAX_READ = 256 * 1024 * 1024
+_AT_ONCE = 4
+"""Processes of one event loop; each takes some 60 MiB and 0.3 s to start."""
 _BATCH_ROWS = 256
+_MAX_FETCH = 1024 * 1024
+_BOOT = """
+import sys
+sys.path.extend(sys.argv[2:])
+for name in "studio", "studio.contract", "studio.providers":
+    sys.modules[name] = type(sys)(name)
+    sys.modules[name].__path__ = [sys.argv[1] + name.replace(".", "/")]
+from studio.providers._objects_parquet_worker import main
+main()
+"""
+"""Bare packages stand for ours: running their real `__init__` would import everything."""
+_slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
 
 async def parquet(source: Source, columns: Sequence[str] | None) -> AsyncGenerator[Batch, None]:
@@ -42,153 +60,132 @@ async def parquet(source: Source, columns: Sequence[str] | None) -> AsyncGenerat
         entry = content.entry
     if magic != b"PAR1" or entry.size < 12:
         raise InvalidRequest("the object is not a Parquet file")
-    file = _RangeFile(source, entry.size, entry.etag)
-    executor = ThreadPoolExecutor(1, thread_name_prefix="studio-parquet")
-    step = asyncio.get_running_loop().run_in_executor
-    rows = min(source.config.max_rows + 1, _BATCH_ROWS)
-    try:
-        reader = await step(executor, _guarded, file, lambda: _Reader(file, columns, rows))
-        yield Batch(reader.columns, [])
-        while True:
-            batch = await step(executor, _guarded, file, reader.next)
-            if batch is None:
-                return
-            yield Batch(reader.columns, batch)
-    finally:
-        file.stop()
-        executor.shutdown(wait=False)
-
-
-def _guarded(file: _RangeFile, work: Callable[[], Any]) -> Any:
-    """Run a step; what failed below pyarrow is told as it was."""
-    try:
-        return work()
-    except (InvalidRequest, OperationNotSupported):
-        raise
-    except Exception as exc:
-        if file.failure is not None:
-            raise file.failure from exc
-        raise InvalidRequest(f"the object is not a Parquet file that can be read here ({type(exc).__name__})") from exc
-
-
-class _RangeFile(io.RawIOBase):
-    """The object as a file that pyarrow can seek in. Used from the call's own thread."""
-
-    def __init__(self, source: Source, size: int, etag: str | None) -> None:
-        self._source = source
-        self._size = size
-        self._etag = etag
-        self._at = 0
-        self._loop = asyncio.get_running_loop()
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._pending: concurrent.futures.Future[bytes] | None = None
-        self._stopped = False
-        self.failure: Exception | None = None
-
-    def stop(self) -> None:
-        """Let nothing more be fetched."""
-        self._stopped = True
-        if self._pending is not None:
-            self._pending.cancel()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def size(self) -> int:
-        return self._size
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._size if size < 0 else min(self._at + size, self._size)
-        if end - self._at > _MAX_READ:
-            self.failure = InvalidRequest("a page of the Parquet file is too large to be read here")
-            raise self.failure
-        parts = [self._block(number) for number in range(self._at // _BLOCK, -(-end // _BLOCK))]
-        start = self._at % _BLOCK
-        found = b"".join(parts)[start : start + end - self._at]
-        self._at = max(self._at, end)
-        return found
-
-    def _block(self, number: int) -> bytes:
-        if number not in self._kept:
-            if self._stopped:
-                raise OSError("the operation has ended")
-            self._pending = asyncio.run_coroutine_threadsafe(self._fetch(number * _BLOCK), self._loop)
-            try:
-                self._kept[number] = self._pending.result()
-            except Exception as exc:
-                self.failure = exc
-                raise
-            while len(self._kept) > _BLOCKS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(number)
-        return self._kept[number]
-
-    async def _fetch(self, offset: int) -> bytes:
-        length = min(_BLOCK, self._size - offset)
-        async with self._source.open(offset, length, self._etag) as content:
-            return b"".join([chunk async for chunk in exactly(content)])
-
-
-class _Reader:
-    """pyarrow's reader, one batch at a time. Runs in the call's thread."""
-
-    def __init__(self, file: _RangeFile, columns: Sequence[str] | None, rows: int) -> None:
+    limit = 8 * source.config.max_bytes
+    async with _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
+        worker = _Worker(ceiling=limit + _MAX_FETCH)
         try:
-            import pyarrow.parquet as pq  # type: ignore[import-untyped]
-        except ImportError:
-            raise OperationNotSupported(
-                "Parquet needs pyarrow; have the service installed with the extra studio-connectors[parquet]"
-            ) from None
-        file.seek(-8, io.SEEK_END)
-        if int.from_bytes(file.read(4), "little") > _MAX_FOOTER:
-            raise InvalidRequest("the Parquet file's footer is too large to be read here")
-        file.seek(0)
-        # Without pre_buffer and with a buffer, pages come as they are needed, not whole column chunks.
-        self._file = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK, memory_map=False)
-        schema = self._file.schema_arrow
-        wanted = list(columns) if columns is not None else schema.names
-        found: list[Column] = [{"name": name, "type": str(schema.field(name).type)} for name in _known(schema, wanted)]
-        names = unique_names(wanted)
-        self.columns: list[Column] = [{**column, "name": name} for column, name in zip(found, names, strict=True)]
-        self._order = wanted
-        self._batches = self._file.iter_batches(batch_size=rows, columns=wanted, use_threads=False)
-
-    def next(self) -> list[tuple[Any, ...]] | None:
-        """The next rows, or None."""
-        batch = next(self._batches, None)
-        if batch is None:
-            return None
-        values = [[canonical(value) for value in _plain(batch.column(name))] for name in self._order]
-        return list(zip(*values, strict=True))
+            settings = {
+                "size": entry.size,
+                "columns": None if columns is None else list(columns),
+                "rows": min(source.config.max_rows + 1, _BATCH_ROWS),
+                "limit": limit,
+            }
+            await worker.tell(orjson.dumps(settings))
+            answer = await _answer(worker, source, entry.size, entry.etag)
+            names = unique_names(column["name"] for column in answer["columns"])
+            found: list[Column] = [
+                {"name": name, "type": column["type"]} for name, column in zip(names, answer["columns"], strict=True)
+            ]
+            yield Batch(found, [])
+            while True:
+                await worker.tell(b"")
+                answer = await _answer(worker, source, entry.size, entry.etag)
+                if "rows" not in answer:
+                    return
+                yield Batch(found, [tuple(row) for row in answer["rows"]])
+        finally:
+            worker.end()
 
 
-def _known(schema: Any, wanted: Sequence[str]) -> Sequence[str]:
-    for name in wanted:
-        if schema.names.count(name) != 1:
-            known = ", ".join(schema.names[:50])
-            raise InvalidRequest.at("columns", f"must each be there once; the file has: {known}"[:1000])
-    return wanted
+async def _answer(worker: _Worker, source: Source, size: int, etag: str | None) -> Mapping[str, Any]:
+    """What the worker says next, after it was given the ranges that it asks for on the way."""
+    while True:
+        frame = await worker.heard()
+        message: Mapping[str, Any] = orjson.loads(frame) if frame else {"error": _LOST}
+        if "error" in message:
+            raise InvalidRequest(str(message["error"])[:1000])
+        if "fetch" not in message:
+            return message
+        offset, length = message["fetch"]
+        if not (0 <= offset < size and 0 < length <= min(_MAX_FETCH, size - offset)):
+            raise InvalidRequest(_LOST)
+        async with source.open(offset, length, etag) as content:
+            await worker.tell(b"".join([chunk async for chunk in exactly(content)]))
 
 
-def _plain(column: Any) -> list[Any]:
-    """Python values. Times finer than microseconds, which Python has not, become text that keeps every digit."""
-    import pyarrow as pa
+_LOST = "the Parquet file could not be decoded within the memory that there is for it here; is it damaged?"
 
-    kind = column.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        texts = column.cast(pa.string()).to_pylist()
-        return [text and text.replace(" ", "T", 1) for text in texts]
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    except ValueError:
-        return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
+
+class _Worker:
+    """One process, and our end of its socket."""
+
+    def __init__(self, *, ceiling: int) -> None:
+        pid, self._socket = _spawn()
+        self._ceiling = ceiling
+        self.end = weakref.finalize(self, _end, os.getpid(), pid, self._socket)
+
+    async def tell(self, body: bytes) -> None:
+        """Send one frame; that nobody is there any more, `heard` tells."""
+        with suppress(ConnectionError):
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(self._socket, len(body).to_bytes(4, "big") + body)
+
+    async def heard(self) -> bytes | None:
+        """The next frame, or None where the process has ended or talks nonsense."""
+        head = await self._exactly(4)
+        size = int.from_bytes(head or b"", "big")
+        return await self._exactly(size) if head and 0 < size <= self._ceiling else None
+
+    async def _exactly(self, size: int) -> bytes | None:
+        found = bytearray()
+        loop = asyncio.get_running_loop()
+        while len(found) < size:
+            try:
+                part = await loop.sock_recv(self._socket, min(size - len(found), 1 << 18))
+            except ConnectionError:
+                part = b""
+            if not part:
+                return None
+            found += part
+        return bytes(found)
+
+
+@cache
+def _arguments() -> list[str]:
+    """The command line: isolated, without `site` (so no `.pth` file runs), with the folders to import from."""
+    spec = find_spec("pyarrow")
+    if spec is None or spec.origin is None:
+        raise OperationNotSupported(
+            "Parquet needs pyarrow, which is not installed here; an operator installs it with "
+            "pip install 'studio-connectors[parquet]'"
+        )
+    root = f"{Path(__file__).parents[2]}/"
+    return [sys.executable, "-I", "-S", "-c", _BOOT, root, str(Path(spec.origin).parent.parent)]
+
+
+def _spawn() -> tuple[int, socket.socket]:
+    """A new process's id, and our non-blocking end of its socket. It inherits nothing else, and no environment."""
+    arguments = _arguments()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        inherited = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                arguments,
+                {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONUTF8": "1"},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, inherited, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setpgroup=0,  # a Ctrl-C in the terminal is the service's to handle
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(inherited)
+    ours.setblocking(False)
+    return pid, ours
+
+
+def _end(owner: int, pid: int, ours: socket.socket) -> None:
+    """Kill and reap; a killed process is gone in microseconds."""
+    ours.close()
+    if os.getpid() != owner:
+        return  # a fork of the service ends: the process is not its own
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)

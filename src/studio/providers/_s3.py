@@ -15,8 +15,8 @@ from studio.contract import canonical
 from studio.contract.storage import ConfigT, Method
 from studio.contract.web import Url, split_url
 from studio.errors import Conflict, NotFound, StudioError, UpstreamError
-from studio.providers._objects import Content, Entry, ObjectProvider, Page
-from studio.providers._objects_parts import content_range
+from studio.providers._objects import ObjectProvider
+from studio.providers._objects_parts import Content, Entry, Page, content_range
 from studio.providers._s3_errors import error_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class S3Provider(ObjectProvider[ConfigT]):
             async for part in parts:
                 number = len(done) + 1
                 send = partial(self._client.upload_part, **place, PartNumber=number, Body=part)
-                sent = await self._retried(send)
+                sent = await self.retried(send)
                 done.append({"PartNumber": number, "ETag": sent["ETag"]})
                 size += len(part)
             found = await self._complete(place, done, create_only)
@@ -193,7 +193,7 @@ class S3Provider(ObjectProvider[ConfigT]):
         )
         return url
 
-    async def may(self) -> dict[str, Any]:
+    async def privileges(self) -> dict[str, Any]:
         """Ask to add a part to an upload that does not exist: who may write hears that, others that they may not."""
         name = f"{self.config.prefix}studio-connectors-test"
         writes: bool | None = None

@@ -18,7 +18,8 @@ from studio.contract.web import BaseUrl, Url, split_url
 from studio.errors import InvalidConfig, NotFound, StudioError
 from studio.providers._azure_errors import error_of
 from studio.providers._azure_text import connection_fields, permissions, sas_fields
-from studio.providers._objects import Content, Entry, ObjectProvider, Page
+from studio.providers._objects import ObjectProvider
+from studio.providers._objects_parts import Content, Entry, Page
 
 if TYPE_CHECKING:
     from studio.providers._azure_client import Container
@@ -142,7 +143,7 @@ class AzureBlob(ObjectProvider[AzureBlobConfig]):
 
     async def store_parts(self, name: str, parts: AsyncIterator[bytes], content_type: str, create_only: bool) -> Entry:
         """Blocks, and a list that makes a blob of them. Blocks in no list are dropped after a week."""
-        return await self._container.store_blocks(name, parts, content_type, create_only, self._retried)
+        return await self._container.store_blocks(name, parts, content_type, create_only, self.retried)
 
     async def duplicate(self, source: str, target: str) -> Entry:
         """Copy Blob."""
@@ -162,7 +163,7 @@ class AzureBlob(ObjectProvider[AzureBlobConfig]):
             raise InvalidConfig("a URL can only be signed with an account_key, and this connector has none")
         return self._container.signed(name, "r" if method == "GET" else "cw", seconds)
 
-    async def may(self) -> dict[str, Any]:
+    async def privileges(self) -> dict[str, Any]:
         """A SAS says itself what it allows; an account key allows everything."""
         config = self.config
         excess: list[str] | None = []

@@ -21,8 +21,8 @@ from studio.errors import Conflict, InvalidConfig, NotFound, StudioError, Upstre
 from studio.providers._gcs_errors import Refused, error_of
 from studio.providers._gcs_sign import signed_url
 from studio.providers._gcs_upload import Upload, only, strange
-from studio.providers._objects import Content, Entry, ObjectProvider, Page
-from studio.providers._objects_parts import content_range
+from studio.providers._objects import ObjectProvider
+from studio.providers._objects_parts import Content, Entry, Page, content_range
 
 if TYPE_CHECKING:
     from studio.providers._gcs_http import Api
@@ -228,7 +228,7 @@ class Gcs(ObjectProvider[GcsConfig]):
         path = f"{url.path}/{quote(self.config.bucket, safe='')}/{quote(name, safe='/~')}"
         return await asyncio.to_thread(signed_url, account, url.origin, path, method, seconds, datetime.now(UTC))
 
-    async def may(self) -> dict[str, Any]:
+    async def privileges(self) -> dict[str, Any]:
         """Ask which of a few permissions the account has (Buckets: testIamPermissions)."""
         asked = ["storage.objects.create", "storage.objects.delete", "storage.objects.update"]
         held: list[str] | None = None
