@@ -8,13 +8,16 @@ import pytest
 from tests.servers import Postgres
 
 SERVER_FIXTURES = {"postgres", "own_postgres"}
-"""A test that uses one of these is marked `server`, so that `-m "not server"` leaves it out."""
+"""With those of `tests.upstreams`: a test that uses one is marked `server`, so that `-m "not server"` leaves it out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("server")
+        found = getattr(item, "_fixtureinfo", None)
+        for name, definitions in found.name2fixturedefs.items() if found else ():
+            if name in SERVER_FIXTURES or definitions[-1].func.__module__.startswith("tests.upstreams"):
+                item.add_marker("server")
+                break
 
 
 @pytest.fixture(scope="session")
