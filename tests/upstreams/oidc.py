@@ -25,7 +25,7 @@ class OidcProvider(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.secret = "s3cr#t@/:%\" " + secrets.token_urlsafe(12)
+        self.secret = 's3cr#t@/:%" ' + secrets.token_urlsafe(12)
 
     def command(self) -> list[str]:
         """node with our small script."""
