@@ -92,16 +92,22 @@ class Bounded(aiohttp.ClientResponse):
     async def read(self) -> bytes:
         """The body. Raises UpstreamError."""
         if self._body is None:
-            parts, size = [], 0
-            async for chunk in self.content.iter_any():
-                parts.append(chunk)
-                size += len(chunk)
-                if size > MAX_ANSWER:
-                    self.close()
-                    raise UpstreamError("the server's answer is larger than any that this call has")
-            self._body = b"".join(parts)
+            try:
+                self._body = await self._bounded()
+            except BaseException:
+                self.close()
+                raise
             self.release()
         return self._body
+
+    async def _bounded(self) -> bytes:
+        parts, size = [], 0
+        async for chunk in self.content.iter_any():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER:
+                raise UpstreamError("the server's answer is larger than any that this call has")
+        return b"".join(parts)
 
 
 async def session(
