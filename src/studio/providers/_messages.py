@@ -71,6 +71,8 @@ def shown(body: bytes | bytearray) -> tuple[str, str]:
 
 
 def _header(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_header(each) for each in value]
     return shown(value)[0] if isinstance(value, bytes | bytearray) else canonical(value)
 
 
