@@ -6,52 +6,25 @@ import asyncio
 import base64
 import json
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from studio.contract import Provider
-from studio.errors import InvalidRequest, NotFound, OperationNotSupported, ResultBlocked, StudioError, Timeout
+from studio.errors import InvalidRequest, NotFound, StudioError, Timeout
 from studio.providers import load
 from studio.services.connector_service import ConnectorService
 from studio.testing.harness import open_provider
-from studio.testing.messaging import MessagingConformance, ask, handles, texts
+from studio.testing.messaging import ask, texts
+from studio.testing.messaging_base import as_text
+from studio.testing.messaging_limits import QueueLimits
 
 TEXTS = (" ", "a\r\nb", "ünïcödé", "日本語", "🙂", "\ufeffbom", "'; DROP TABLE x; --", '{"a": 1}', "x" * 5000)
 """Texts that must come back as they are; all of them can travel in XML too, which SQS once spoke."""
 
 
-class QueueConformance(MessagingConformance):
+class QueueConformance(QueueLimits):
     """What a broker does that keeps messages until they are acknowledged."""
-
-    settle_s: ClassVar[float] = 5
-    """How long a message may take from one session to the next."""
-    session_holds: ClassVar[bool] = True
-    """Whether handles end with their session; else they hold wherever they are used (SQS)."""
-    keyed: ClassVar[bool] = True
-    """Whether a message for `orders` may have a key."""
-    most_headers: ClassVar[dict[str, Any]] = {"text": "ünï", "number": 7, "half": 1.5, "yes": True}
-    """Headers to send; they come back as these or as their texts."""
-    out_of_order: ClassVar[bool] = True
-    """Whether what was acknowledged stays away although something before it was not."""
-
-    async def publish(self, service: ConnectorService, connector_id: str, *messages: Any, **more: Any) -> Any:
-        """Publish to `orders`."""
-        return await service.execute_query(connector_id, f"publish {self.name}", {"messages": list(messages), **more})
-
-    async def collect(self, service: ConnectorService, connector_id: str, count: int, **more: Any) -> list[Any]:
-        """Receive until there are `count` rows: one receive may answer fewer than there are."""
-        rows: list[Any] = []
-        until = asyncio.get_running_loop().time() + self.settle_s
-        while len(rows) < count and asyncio.get_running_loop().time() < until:
-            given = {"max_messages": min(count - len(rows), 1000), **more}
-            rows += (await service.execute_query(connector_id, f"receive {self.name}", given))["data"]
-        return rows
-
-    async def nothing(self, service: ConnectorService, connector_id: str) -> bool:
-        """Whether there is nothing to receive; a consumer group is joined by then."""
-        answer = await service.execute_query(connector_id, f"receive {self.name}", {"wait_s": 0.3})
-        return bool(answer["row_count"] == 0)
 
     # -- out and in -----------------------------------------------------------------------------
 
@@ -79,8 +52,8 @@ class QueueConformance(MessagingConformance):
         batch = [{"message": "a", "headers": self.most_headers, **key}, {"message": "b"}]
         await service.execute("publish", {"name": self.name, "batch": batch}, connector_id=writable)
         rows = {row["message"]: row for row in await self.collect(service, writable, 2, auto_ack=True)}
-        assert {name: _text(value) for name, value in rows["a"]["headers"].items()} == {
-            name: _text(value) for name, value in self.most_headers.items()
+        assert {name: as_text(value) for name, value in rows["a"]["headers"].items()} == {
+            name: as_text(value) for name, value in self.most_headers.items()
         }
         assert (rows["a"]["key"], rows["b"]["key"], rows["b"]["headers"]) == (key["key"], None, {})
 
@@ -201,102 +174,6 @@ class QueueConformance(MessagingConformance):
 
     # -- caps -----------------------------------------------------------------------------------
 
-    async def test_what_max_bytes_leaves_out_is_not_lost(
-        self, service: ConnectorService, config: dict[str, Any], writable: str
-    ) -> None:
-        sent = [f"{number}" * 300 for number in range(6)]
-        await self.publish(service, writable, *sent)
-        small = await self.connect(service, config, name="small", read_only=False, max_bytes=1024)
-        rows: list[Any] = []
-        cut = False
-        for _ in range(12):
-            answer = await service.execute_query(small, f"receive {self.name}", {"auto_ack": True})
-            assert answer["row_count"] <= 2
-            cut = cut or answer["truncated"]
-            rows += answer["data"]
-            if len(rows) == len(sent):
-                break
-        assert sorted(row["message"] for row in rows) == sent
-        assert cut
-
-    async def test_a_message_larger_than_max_bytes_is_an_error_and_stays(
-        self, service: ConnectorService, config: dict[str, Any], writable: str
-    ) -> None:
-        await self.publish(service, writable, "x" * 3000)
-        small = await self.connect(service, config, name="small", read_only=False, max_bytes=1024)
-        with pytest.raises(ResultBlocked, match="max_bytes"):
-            await service.execute_query(small, f"receive {self.name}", {"auto_ack": True})
-        await service.update(small, {"status": "inactive"})  # ends its session
-        [row] = await self.collect(service, writable, 1, auto_ack=True)
-        assert len(row["message"]) == 3000
-
-    async def test_max_messages_bounds_an_answer(self, service: ConnectorService, writable: str) -> None:
-        await self.publish(service, writable, *"abcdefghijkl")
-        answer = await service.execute_query(writable, f"receive {self.name}", {"max_messages": 3, "auto_ack": True})
-        assert 1 <= answer["row_count"] <= 3
-        rest = await self.collect(service, writable, 12 - answer["row_count"], auto_ack=True)
-        assert sorted(texts(answer) + [row["message"] for row in rest]) == list("abcdefghijkl")
-
-    # -- names ----------------------------------------------------------------------------------
-
-    async def test_what_is_not_there_is_not_found_and_is_not_made(
-        self, service: ConnectorService, writable: str
-    ) -> None:
-        for query, params in (
-            ("publish nothing", {"message": "x"}), ("receive nothing", {"wait_s": 0.0}), ("describe nothing", None),
-        ):  # fmt: skip
-            start = time.perf_counter()
-            with pytest.raises(NotFound):
-                await service.execute_query(writable, query, params)
-            assert time.perf_counter() - start < 3
-        with pytest.raises(NotFound):
-            await service.execute_query(writable, "describe nothing")
-
-    async def test_names_outside_of_the_prefix_are_not_reached(
-        self, service: ConnectorService, config: dict[str, Any], writable: str
-    ) -> None:
-        await self.publish(service, writable, "canary")
-        inner = {**config, self.prefix_field: config[self.prefix_field] + "inner"}
-        connector_id = await self.connect(service, inner, name="inner", read_only=False)
-        for name in (
-            self.name,
-            config[self.prefix_field] + self.name,
-            f"../{self.name}",
-            f"/{self.name}",
-            f".{self.name}",
-        ):
-            for verb, more in (("publish", {"message": "x"}), ("receive", {"auto_ack": True}), ("describe", {})):
-                with pytest.raises(StudioError) as caught:
-                    await service.execute(verb, {"name": name, **more}, connector_id=connector_id)
-                assert caught.value.code in {"not_found", "invalid_request"}, (verb, name)
-        assert [row["message"] for row in await self.collect(service, writable, 1, auto_ack=True)] == ["canary"]
-
-    async def test_names_in_a_list_have_no_prefix(self, service: ConnectorService, config: dict[str, Any]) -> None:
-        reader = await self.connect(service, config)
-        if "list" not in load(self.kind).operations:
-            with pytest.raises(OperationNotSupported, match=r"it has: .*describe"):
-                await service.execute_query(reader, "list")
-            return
-        assert [row["name"] for row in (await service.execute_query(reader, "list"))["data"]] == [self.name]
-
-    async def test_a_peek_changes_nothing(
-        self, service: ConnectorService, config: dict[str, Any], writable: str
-    ) -> None:
-        if "peek" not in load(self.kind).operations:
-            with pytest.raises(StudioError, match="no operation"):
-                await service.execute_query(writable, f"peek {self.name}")
-            return
-        reader = await self.connect(service, config, name="reader")
-        assert texts(await service.execute_query(reader, f"peek {self.name}")) == []
-        await self.publish(service, writable, "a", "b", "c")
-        before = (await service.execute_query(reader, self.one))["data"]
-        for _ in range(3):
-            answer = await service.execute_query(reader, f"peek {self.name}", {"max_messages": 10})
-            assert sorted(texts(answer)) == ["a", "b", "c"]
-            assert set(handles(answer)) == {None}
-        assert (await service.execute_query(reader, self.one))["data"] == before
-        assert len(await self.collect(service, writable, 3, auto_ack=True)) == 3
-
     # -- faults ---------------------------------------------------------------------------------
 
     async def test_the_deadline_ends_a_slow_receive_and_a_cancelled_one_takes_nothing(
@@ -317,7 +194,3 @@ class QueueConformance(MessagingConformance):
         with pytest.raises((Timeout, InvalidRequest)):
             await service.execute_query(connector_id, f"receive {self.name}", {"wait_s": 0.5})
         assert time.perf_counter() - start < 1.5
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
