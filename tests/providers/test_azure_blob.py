@@ -19,7 +19,7 @@ class TestAzureBlob(StorageConformance, StorageFaults):
     kind = "azure_blob"
     secret_field = "account_key"
     missing: ClassVar = {"container": "no-such-container"}
-    many = 2500  # the emulator takes 300 a second
+    many = 1200  # the emulator takes 300 a second
 
     @pytest.fixture
     def place(self, azurite: Azurite) -> dict[str, Any]:

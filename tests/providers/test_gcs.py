@@ -19,7 +19,7 @@ class TestGcs(StorageConformance, StorageFaults):
     kind = "gcs"
     secret_field = "service_account"
     missing: ClassVar = {"bucket": "no-such-bucket"}
-    many = 2500  # the emulator goes through all of its objects for each page
+    many = 1200  # the emulator goes through all of its objects for each page
 
     @pytest.fixture
     def place(self, gcs: Gcs) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class TestMinio(StorageConformance, StorageFaults):
     kind = "minio"
     secret_field = "secret_key"
 
-    many = 2500  # the server takes 400 a second
+    many = 1200  # the server takes 400 a second
 
     missing: ClassVar = {"bucket": "no-such-bucket"}
 
