@@ -201,6 +201,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             async with self._get_conn_lock:
                 found = self._conns.get(key)
                 if found is None or not found.connected():
+                    if found is not None:
+                        found.close()
                     self._conns[key] = await self.door.connect(broker.host, broker.port, self._on_connection_closed)
         except StudioError as exc:
             self.failure = exc

@@ -76,6 +76,8 @@ class Cluster:
         async with self._locks.setdefault(node, asyncio.Lock()):
             found = self._connections.get(node)
             if found is None or not found.connected():
+                if found is not None:
+                    found.close()  # it may have read the end without having been told
                 if node is None:
                     found = await self._door.first()
                 elif node in self._nodes:

@@ -38,7 +38,8 @@ from studio.providers._kafka_errors import work_error
 
 if TYPE_CHECKING:
     from studio.providers._kafka_cluster import Cluster
-    from studio.providers._kafka_reader import Delivery, Readers
+    from studio.providers._kafka_ledger import Delivery
+    from studio.providers._kafka_reader import Readers
 
 Compression = Annotated[
     Literal["none", "gzip", "snappy", "lz4", "zstd"], Field(description="How the messages of the call are packed.")
@@ -165,7 +166,7 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         The first receive joins the group, which can take some seconds where it has other members.
         """
         from studio.providers import _kafka_work as work
-        from studio.providers._kafka_reader import Delivery
+        from studio.providers._kafka_ledger import Delivery
 
         shared.must_write(self.config)
         count, patience = shared.wanted(self.config, max_messages), shared.patience(self.config, wait_s)
