@@ -181,7 +181,9 @@ class QueueConformance(QueueLimits):
     ) -> None:
         connector_id = await self.connect(service, config, read_only=False, pool_size=1, timeout_s=20.0)
         assert await self.nothing(service, connector_id)
-        task = asyncio.create_task(service.execute_query(connector_id, f"receive {self.name}", {"wait_s": 15.0}))
+        task = asyncio.create_task(
+            service.execute_query(connector_id, f"receive {self.name}", {"wait_s": 15.0, "hold_s": 1})
+        )
         await asyncio.sleep(0.3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
