@@ -224,7 +224,7 @@ async def test_a_deadline_that_passes_later_is_a_timeout_and_the_work_is_cancell
             await service.execute_query(connector, query)
         took.append(time.perf_counter() - start)
     assert 0.25 < min(took) < 0.4, "at most 100 ms past the deadline"
-    assert Toy.log["cancelled"] == 1
+    assert Toy.log["cancelled"] == len(took)
     assert (await service.execute_query(connector, "rows 1"))["row_count"] == 1
 
 
