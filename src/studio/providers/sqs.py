@@ -38,7 +38,8 @@ from studio.providers import _objects_net as net
 from studio.providers._sqs_errors import Denied, error_of
 
 if TYPE_CHECKING:
-    from studio.providers._sqs import Queue, Queues
+    from studio.providers._sqs import Queues
+    from studio.providers._sqs_messages import Queue
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo")
 _QUEUE_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]+)*/(?:[A-Za-z0-9_-]{1,80}|[A-Za-z0-9_-]{1,75}\.fifo)")
@@ -208,7 +209,7 @@ class Sqs(AcknowledgingProvider[SqsConfig], Listing):
         hold_s: HoldS = None,
     ) -> Result:
         """Take messages from a queue: as soon as there is one, it and what is there beside it."""
-        from studio.providers._sqs import incoming
+        from studio.providers._sqs_messages import incoming
 
         shared.must_write(self.config)
         count, patience = shared.wanted(self.config, max_messages), shared.patience(self.config, wait_s)
