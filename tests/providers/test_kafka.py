@@ -478,9 +478,27 @@ def test_what_a_broker_answers_has_a_code_of_ours(number: int, code: str) -> Non
     assert len(found.message) > 10
 
 
-async def test_a_batch_that_is_refused_in_part_says_which(provider: Any, topic: str) -> None:
-    code, message = await code_of(ask(provider, "publish", name=topic, messages=["x" * 2_000_000, "y"]))
-    assert code in {"upstream_error", "invalid_request"}, message
+async def test_every_replica_in_sync_must_have_a_message(provider: Any, topic: str, monkeypatch: Any) -> None:
+    asked = []
+    ask_node = provider._cluster.ask
+    monkeypatch.setattr(
+        provider._cluster, "ask", lambda node, request: asked.append(request) or ask_node(node, request)
+    )
+    await ask(provider, "publish", name=topic, message="x")
+    assert [request.required_acks for request in asked if hasattr(request, "required_acks")] == [-1]
+
+
+def test_a_batch_that_is_refused_in_part_says_which() -> None:
+    from studio.providers._kafka_cluster import reason
+    from studio.providers._kafka_errors import answered
+
+    moved, large = answered(6), answered(10)
+    assert moved
+    assert large
+    assert reason({0: large, 1: large}, 0, 2) is large
+    found = reason(dict.fromkeys(range(3, 30), large), 3, 30)
+    assert (found.code, "3 of 30" in found.message, "at 3, 4, 5" in found.message) == ("upstream_error", True, True)
+    assert (reason({1: moved}, 1, 2).code, reason({1: moved}, 1, 2).retryable) == ("unreachable", True)
 
 
 async def test_nothing_is_left_open(kafka: Kafka, config: dict[str, Any], topic: str) -> None:

@@ -250,6 +250,17 @@ async def test_nothing_is_left_open_and_two_connections_serve_a_hundred_calls(ra
     assert f"{queue}\t50" in found
 
 
+async def test_what_was_acknowledged_stays_away_though_the_connection_is_cut_at_once(writer: Any, queue: str) -> None:
+    await ask(writer, "publish", name=queue, messages=[str(n) for n in range(200)])
+    for auto_ack in (True, False):
+        found = await ask(writer, "receive", name=queue, max_messages=100, auto_ack=auto_ack)
+        if not auto_ack:
+            await ask(writer, "ack", handles=[row[0] for row in found.rows])
+        writer._in_link._wire.cut()
+        await asyncio.sleep(0.05)
+    assert (await ask(writer, "describe", name=queue)).data["messages"] == 0
+
+
 async def test_calls_that_are_cancelled_leave_nothing_taken_and_nothing_broken(rabbitmq: Rabbitmq, queue: str) -> None:
     async with open_provider(Provider, rabbitmq.config(read_only=False, pool_size=2)) as provider:
         await ask(provider, "publish", name=queue, messages=[str(n) for n in range(100)])

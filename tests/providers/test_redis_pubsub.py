@@ -7,6 +7,7 @@ import base64
 import json
 import secrets
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -143,9 +144,30 @@ async def test_bytes_end_a_window_and_no_flood_fills_the_memory(config: dict[str
             await ask(provider, "publish", name="news", messages=["x" * 300] * 100, unheard_ok=True)
             heard = await listening
         assert (heard.truncated, 0 < heard.row_count < 8) == (True, True)
-        async with window(provider, max_messages=2) as listening:
-            await ask(provider, "publish", name="news", message="x" * 300_000)
-            assert (await code_of(listening))[0] == "result_blocked"
+        for size in (3000, 300_000):
+            async with window(provider, max_messages=2) as listening:
+                await ask(provider, "publish", name="news", message="x" * size)
+                await asyncio.sleep(0.05)
+                if size < 10_000:
+                    await ask(provider, "publish", name="news", message="y")
+                code, message = await code_of(listening)
+                assert (code, "is gone" in message) == ("result_blocked", True)
+
+
+async def test_no_flood_fills_the_memory(redis_server: Redis, config: dict[str, Any]) -> None:
+    admin = redis_server.admin()
+    async with (
+        open_provider(Provider, {**config, "max_bytes": 2048}) as provider,
+        window(provider, max_messages=100) as task,
+    ):
+        tracemalloc.start()
+        for _ in range(40):
+            await admin.publish(config["channel_prefix"] + "news", b"x" * (1 << 20))
+        assert (await code_of(task))[0] == "result_blocked"
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    await admin.aclose()
+    assert most < 15 << 20  # 40 MiB and more where they are kept
 
 
 # -- rights ---------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class _Given(TransportFactory):
 
     def __init__(self, sock: socket.socket, tls: TlsContext | None, host: str) -> None:
         self._sock, self._tls, self._host = sock, tls, host
-        self.made = False
+        self.transport: asyncio.Transport | None = None
 
     async def create(self, url: Any, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
@@ -71,7 +71,7 @@ class _Given(TransportFactory):
             )
         except OSError as exc:
             raise tls_failure(exc) from exc
-        self.made = True
+        self.transport = transport
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
@@ -96,8 +96,9 @@ class Channel(_Channel):
 class Wire(aiormq.Connection):
     """aiormq's connection on a given socket. It never dials, and knows no URL."""
 
-    def __init__(self, transport: TransportFactory, *, username: str, password: str, virtual_host: str) -> None:
-        super().__init__("amqp://localhost", transport_factory=transport)
+    def __init__(self, given: _Given, *, username: str, password: str, virtual_host: str) -> None:
+        super().__init__("amqp://localhost", transport_factory=given)
+        self._given = given
         self.vhost = virtual_host
         self._plain = f"\0{username}\0{password}"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +168,12 @@ class Wire(aiormq.Connection):
             with suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(CLOSE_S):
                     await self.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Close it without a word: a server that is silent would keep it open."""
+        if self._given.transport is not None:
+            self._given.transport.abort()
 
 
 class Link:
@@ -229,7 +236,7 @@ async def log_in(
     except Exception as exc:
         raise login_error(exc) from exc
     finally:
-        if not given.made:
+        if given.transport is None:
             sock.close()
     return wire
 

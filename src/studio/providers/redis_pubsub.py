@@ -172,9 +172,12 @@ class RedisPubsub(MessagingProvider[RedisPubsubConfig], Listing):
                 session.abort()
 
         bodies, cut = await self._pool.use(listen, again=True)
-        rows, left = shared.fitting([shared.Incoming(body=body) for body in bodies], self.config.max_bytes)
+        try:
+            rows, left = shared.fitting([shared.Incoming(body=body) for body in bodies], self.config.max_bytes)
+        except ResultBlocked:
+            raise _gone() from None
         if cut and not rows:
-            raise ResultBlocked("a message larger than max_bytes of this connector came and is gone; raise max_bytes")
+            raise _gone()
         return shared.answer(rows, [None] * len(rows), truncated=cut or left)
 
     async def describe(self, name: Name) -> dict[str, Any]:
@@ -211,3 +214,7 @@ class RedisPubsub(MessagingProvider[RedisPubsubConfig], Listing):
             password=config.password.get_secret_value() if config.password else None, db=config.db,
             limit=2 * config.max_bytes + (1 << 20),
         )  # fmt: skip
+
+
+def _gone() -> ResultBlocked:
+    return ResultBlocked("a message larger than max_bytes of this connector came, and is gone; raise max_bytes")
