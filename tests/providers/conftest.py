@@ -13,3 +13,4 @@ from tests.upstreams.rabbitmq import own_rabbitmq, queue, rabbitmq  # noqa: F401
 from tests.upstreams.redis import own_redis, redis_db, redis_server  # noqa: F401
 from tests.upstreams.seaweedfs import own_seaweedfs, seaweedfs  # noqa: F401
 from tests.upstreams.soap import own_soap, soap_service, soap_tls  # noqa: F401
+from tests.upstreams.sqs import moto, own_moto, secure_moto  # noqa: F401
