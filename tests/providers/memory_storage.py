@@ -9,8 +9,8 @@ from typing import Any
 from studio.contract.storage import StorageConfig
 from studio.contract.web import Url
 from studio.errors import NotFound, StudioError
-from studio.providers._objects import ObjectProvider
-from studio.providers._objects_parts import Content, Entry, Page, PastEnd
+from studio.providers._objects.parts import Content, Entry, Page, PastEnd
+from studio.providers._objects.verbs import ObjectProvider
 
 
 class Memory(ObjectProvider[StorageConfig]):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from studio.models import ResultDict
-from studio.providers.rest import Rest
+from studio.providers.rest.provider import Rest
 from studio.testing.harness import open_provider
 
 

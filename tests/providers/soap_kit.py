@@ -7,9 +7,9 @@ from typing import Any
 
 from lxml import etree
 
-from studio.providers._soap_message import Messages
-from studio.providers._soap_service import Service, read_service
-from studio.providers._soap_wsdl import gather
+from studio.providers.soap.message import Messages
+from studio.providers.soap.service import Service, read_service
+from studio.providers.soap.wsdl import gather
 
 SOAP = {"1.1": "http://schemas.xmlsoap.org/wsdl/soap/", "1.2": "http://schemas.xmlsoap.org/wsdl/soap12/"}
 XS = "http://www.w3.org/2001/XMLSchema"

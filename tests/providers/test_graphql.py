@@ -31,8 +31,8 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers import _graphql_schema
-from studio.providers.graphql import Graphql
+from studio.providers.graphql import schema as graphql_schema
+from studio.providers.graphql.provider import Graphql
 from studio.services.connector_service import ConnectorService
 from studio.testing.api import ApiConformance
 from studio.testing.harness import call, open_provider
@@ -367,7 +367,7 @@ async def test_a_field_that_is_new_upstream_is_found_before_a_query_is_refused(
         del fields["numbers"]
         with pytest.raises(InvalidRequest, match="numbers"):
             await call(provider, "query", query="{ numbers(count: 1) }")
-        monkeypatch.setattr(_graphql_schema, "DOUBT_S", 0.0)
+        monkeypatch.setattr(graphql_schema, "DOUBT_S", 0.0)
         assert (await call(provider, "query", query="{ numbers(count: 1) }")).data == {"numbers": [0]}
 
 
@@ -377,7 +377,7 @@ async def test_an_old_schema_is_renewed_behind_the_callers_back(
     async with open_provider(Graphql, graphql_api.config()) as provider:
         await call(provider, "query", query="{ hello }")
         first = provider._schema._known  # type: ignore[attr-defined]
-        monkeypatch.setattr(_graphql_schema, "KEEP_S", 0.0)
+        monkeypatch.setattr(graphql_schema, "KEEP_S", 0.0)
         await call(provider, "query", query="{ hello }")
         await provider._schema._reading  # type: ignore[attr-defined]
         assert provider._schema._known is not first  # type: ignore[attr-defined]

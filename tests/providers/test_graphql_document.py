@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.errors import InvalidRequest
-from studio.providers._graphql_config import GraphqlConfig, kind_of
-from studio.providers._graphql_document import MAX_ALIASES, MAX_DEPTH, MAX_FIELDS, MAX_TOKENS, judge
-from studio.providers.graphql import Graphql
+from studio.providers.graphql.config import GraphqlConfig, kind_of
+from studio.providers.graphql.document import MAX_ALIASES, MAX_DEPTH, MAX_FIELDS, MAX_TOKENS, judge
+from studio.providers.graphql.provider import Graphql
 from studio.testing.harness import call, open_provider
 
 

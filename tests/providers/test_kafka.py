@@ -21,9 +21,9 @@ from tests.upstreams.rabbitmq import established
 
 from studio.contract import Probe
 from studio.errors import Conflict, InvalidConfig, NotFound
-from studio.providers import _kafka_codec as codec
-from studio.providers._kafka_config import KafkaConfig
-from studio.providers.kafka import Kafka as Provider
+from studio.providers.kafka import codec
+from studio.providers.kafka.config import KafkaConfig
+from studio.providers.kafka.provider import Kafka as Provider
 from studio.security.egress import Egress
 from studio.testing.harness import open_provider
 from studio.testing.messaging import ask
@@ -251,7 +251,7 @@ async def test_two_members_of_a_group_share_a_topic(config: dict[str, Any], topi
 async def test_a_member_that_nobody_uses_leaves_the_group(
     config: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.providers.kafka.IDLE_S", 0.4)
+    monkeypatch.setattr("studio.providers.kafka.provider.IDLE_S", 0.4)
     async with open_provider(Provider, config) as provider:
         await ask(provider, "publish", name=topic, messages=["a", "b"])
         found = await drained(provider, topic, 2, hold_s=2)
@@ -338,7 +338,7 @@ async def test_hostile_passwords_are_sent_as_they_are(kafka: Kafka) -> None:
 async def test_a_server_may_not_ask_for_any_number_of_rounds() -> None:
     from aiokafka.errors import SaslAuthenticationFailed
 
-    from studio.providers._kafka import _BoundedScram
+    from studio.providers.kafka.connections import _BoundedScram
 
     class Inner:
         async def step(self, payload: bytes | None) -> bytes:
@@ -470,7 +470,7 @@ def test_the_config_is_read_strictly() -> None:
     ],
 )  # fmt: skip
 def test_what_a_broker_answers_has_a_code_of_ours(number: int, code: str) -> None:
-    from studio.providers._kafka_errors import answered
+    from studio.providers.kafka.errors import answered
 
     found = answered(number)
     assert found is not None
@@ -489,8 +489,8 @@ async def test_every_replica_in_sync_must_have_a_message(provider: Any, topic: s
 
 
 def test_a_batch_that_is_refused_in_part_says_which() -> None:
-    from studio.providers._kafka_cluster import reason
-    from studio.providers._kafka_errors import answered
+    from studio.providers.kafka.cluster import reason
+    from studio.providers.kafka.errors import answered
 
     moved, large = answered(6), answered(10)
     assert moved

@@ -28,7 +28,7 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers.mongodb import Mongodb as Provider
+from studio.providers.mongodb.provider import Mongodb as Provider
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 from studio.testing.database import ServerConformance
@@ -187,7 +187,7 @@ def test_every_other_bson_type_has_its_form_too() -> None:
     from bson import Code, DBRef, Decimal128, MaxKey, MinKey, Regex, Timestamp
     from bson.datetime_ms import DatetimeMS
 
-    from studio.providers._mongodb_values import CODEC, plain
+    from studio.providers.mongodb.values import CODEC, plain
 
     document = {
         "a": Decimal128("1.10"),
@@ -280,7 +280,7 @@ def _record(provider: Any, commands: list[str]) -> None:
 
 async def test_every_command_carries_a_time_limit_of_the_server(writer: Any) -> None:
     sent: list[dict[str, Any]] = []
-    from studio.providers._mongodb_session import Session
+    from studio.providers.mongodb.session import Session
 
     real = Session.call
 

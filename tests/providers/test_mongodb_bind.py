@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.upstreams.mongodb import Mongodb
 
 from studio.errors import InvalidConfig, InvalidRequest, ReadOnly, StudioError
-from studio.providers import _mongodb_guard as guard
-from studio.providers._mongodb_bind import Binder
-from studio.providers.mongodb import Mongodb as Provider
+from studio.providers.mongodb import guard
+from studio.providers.mongodb.bind import Binder
+from studio.providers.mongodb.provider import Mongodb as Provider
 from studio.testing.harness import call, open_provider
 
 keys = st.text(max_size=6) | st.sampled_from(["$gt", "$where", "$param", "$literal", "$oid", "$out", "a.b", "_id"])
@@ -241,7 +241,7 @@ async def test_an_accepted_read_changes_nothing_and_the_refused_never_arrive(
         assert await state() == before
         await database["other"].insert_one({"_id": "p"})
         assert await state() != before  # a write would have been seen
-        from studio.providers._mongodb_session import Session
+        from studio.providers.mongodb.session import Session
 
         sent: list[Any] = []
 
@@ -272,7 +272,7 @@ async def test_without_the_guard_a_stage_would_reach_the_server(
     mongodb_server: Mongodb, mongodb_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "stages", lambda pipeline: pipeline)
-    from studio.providers._mongodb_session import Session
+    from studio.providers.mongodb.session import Session
 
     sent: list[Any] = []
 

@@ -19,8 +19,8 @@ from tests.upstreams.mariadb import Mariadb
 from studio.contract import Probe
 from studio.contract.values import EXACT_INTEGER, canonical
 from studio.errors import InvalidRequest, NotFound, PoolBusy, StudioError, Timeout, UpstreamError
-from studio.providers import _mysql_pool as pool_module
-from studio.providers.mysql import Mysql
+from studio.providers.mysql import pool as pool_module
+from studio.providers.mysql.provider import Mysql
 from studio.testing.database import ServerConformance
 from studio.testing.harness import call, open_provider
 from studio.testing.sql import SqlConformance
@@ -389,7 +389,7 @@ async def test_without_mariadbs_own_capabilities_it_works_as_with_mysql(
     mariadb: Mariadb, mariadb_database: str, monkeypatch: pytest.MonkeyPatch, older: bool
 ) -> None:
     """Column definitions with each answer and no names of types; `older`: end-of-file packets, as before MySQL 5.7."""
-    from studio.providers import _mysql_login as login_module
+    from studio.providers.mysql import login as login_module
 
     monkeypatch.setattr(login_module, "EXTENDED_METADATA", 0)
     monkeypatch.setattr(login_module, "CACHE_METADATA", 0)

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from studio.contract.sql import MYSQL, parse
 from studio.errors import InvalidConfig, InvalidRequest, ReadOnly, StudioError
-from studio.providers import _mysql_guard as guard
-from studio.providers._mysql_catalog import shape
-from studio.providers._mysql_config import MysqlConfig
-from studio.providers._mysql_errors import _LOGIN, _WORK, work_error
-from studio.providers._mysql_params import encode
-from studio.providers._mysql_pool import setup
-from studio.providers.mysql import Mysql
+from studio.providers.mysql import guard
+from studio.providers.mysql.catalog import shape
+from studio.providers.mysql.config import MysqlConfig
+from studio.providers.mysql.errors import _LOGIN, _WORK, work_error
+from studio.providers.mysql.params import encode
+from studio.providers.mysql.pool import setup
+from studio.providers.mysql.provider import Mysql
 
 BASE = {"host": "db.example.com", "database": "production", "username": "app_user"}
 

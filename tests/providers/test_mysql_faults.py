@@ -28,8 +28,8 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers import _mysql_work as work_module
-from studio.providers.mysql import Mysql
+from studio.providers.mysql import work as work_module
+from studio.providers.mysql.provider import Mysql
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 

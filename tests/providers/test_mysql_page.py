@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.upstreams.mariadb import Mariadb
 
-from studio.providers._mysql_pool import SQL_MODE
-from studio.providers.mysql import Mysql
+from studio.providers.mysql.pool import SQL_MODE
+from studio.providers.mysql.provider import Mysql
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers" / "mysql.md"
 

@@ -13,11 +13,11 @@ import pytest
 from tests.upstreams.mariadb import Mariadb
 
 from studio.errors import InvalidRequest, ReadOnly, StudioError, UpstreamError
-from studio.providers import _mysql_guard as guard
-from studio.providers import _mysql_pool as pool_module
-from studio.providers import _mysql_work as work_module
-from studio.providers._mysql_work import Call, read
-from studio.providers.mysql import Mysql
+from studio.providers.mysql import guard
+from studio.providers.mysql import pool as pool_module
+from studio.providers.mysql import work as work_module
+from studio.providers.mysql.provider import Mysql
+from studio.providers.mysql.work import Call, read
 from studio.testing.harness import call, open_provider
 
 pytestmark = pytest.mark.server

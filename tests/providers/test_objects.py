@@ -16,14 +16,14 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers import _objects_base
-from studio.providers._objects_parts import Entry, Page, Stumbled, TooSlow, content_range, content_type_of, parts_of
+from studio.providers._objects import base as objects_base
+from studio.providers._objects.parts import Entry, Page, Stumbled, TooSlow, content_range, content_type_of, parts_of
 from studio.testing.harness import call, open_provider
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_objects_base, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(objects_base, "PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from tests.servers import Postgres
 from studio.contract import Probe
 from studio.contract.values import EXACT_INTEGER, canonical
 from studio.errors import InvalidRequest, NotFound, PoolBusy, StudioError, Timeout, UpstreamError
-from studio.providers import _postgresql_pool as pool_module
-from studio.providers import _postgresql_values as values_module
-from studio.providers import _postgresql_work as work_module
-from studio.providers.postgresql import Postgresql
+from studio.providers.postgresql import pool as pool_module
+from studio.providers.postgresql import values as values_module
+from studio.providers.postgresql import work as work_module
+from studio.providers.postgresql.provider import Postgresql
 from studio.testing.database import ServerConformance
 from studio.testing.harness import call, open_provider
 from studio.testing.sql import SqlConformance

@@ -13,10 +13,10 @@ import pgparse
 import pytest
 
 from studio.errors import InvalidConfig, InvalidRequest, ReadOnly, StudioError, UpstreamError
-from studio.providers import _postgresql_guard as guard
-from studio.providers._postgresql_config import PostgresqlConfig
-from studio.providers._postgresql_errors import _LOGIN, _WORK
-from studio.providers.postgresql import Postgresql
+from studio.providers.postgresql import guard
+from studio.providers.postgresql.config import PostgresqlConfig
+from studio.providers.postgresql.errors import _LOGIN, _WORK
+from studio.providers.postgresql.provider import Postgresql
 
 BASE = {"host": "db.example.com", "database": "production", "username": "app_user"}
 
@@ -234,7 +234,7 @@ def test_no_parser_bomb_ends_the_process() -> None:
     code = """
         import json, sys, threading
         from studio.errors import StudioError
-        from studio.providers import _postgresql_guard as guard
+        from studio.providers.postgresql import guard
         def judge(text):
             try:
                 guard.judge(text)

@@ -30,8 +30,8 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers import _postgresql_work as work_module
-from studio.providers.postgresql import Postgresql
+from studio.providers.postgresql import work as work_module
+from studio.providers.postgresql.provider import Postgresql
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 
@@ -537,7 +537,7 @@ async def test_a_crash_and_a_restart_heal_on_the_next_call(own_postgres: Postgre
 async def test_a_frozen_server_does_not_keep_a_cancelled_caller_or_the_close(
     own_postgres: Postgres, admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("studio.providers._sql_pool.CLOSE_S", 0.5)
+    monkeypatch.setattr("studio.providers._sql.pool.CLOSE_S", 0.5)
     own = own_postgres.process
     assert own is not None
     backend = None

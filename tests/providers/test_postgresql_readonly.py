@@ -16,9 +16,9 @@ import pytest
 from tests.servers import Postgres
 
 from studio.errors import ReadOnly, StudioError
-from studio.providers import _postgresql_guard as guard
-from studio.providers import _postgresql_pool as pool_module
-from studio.providers.postgresql import Postgresql
+from studio.providers.postgresql import guard
+from studio.providers.postgresql import pool as pool_module
+from studio.providers.postgresql.provider import Postgresql
 from studio.testing.harness import call, open_provider
 
 SCHEMA = """
@@ -294,7 +294,7 @@ async def test_without_the_rollback_a_function_poisons_the_session(
 ) -> None:
     """Negative control of the clean-up: committed instead, the setting is there for the next borrower."""
     monkeypatch.setattr(pool_module, "UNLOCK", "COMMIT")
-    monkeypatch.setattr("studio.providers._postgresql_work.UNLOCK", "COMMIT")
+    monkeypatch.setattr("studio.providers.postgresql.work.UNLOCK", "COMMIT")
     await call(provider, "query", query="SELECT f_set()")
     await settled(provider)
     look = "SELECT current_setting('app.poison', true)"

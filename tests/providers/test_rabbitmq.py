@@ -19,8 +19,8 @@ from tests.upstreams.stall import stalling
 
 from studio.contract import Probe
 from studio.errors import InvalidConfig
-from studio.providers._rabbitmq_config import RabbitmqConfig
-from studio.providers.rabbitmq import Rabbitmq as Provider
+from studio.providers.rabbitmq.config import RabbitmqConfig
+from studio.providers.rabbitmq.provider import Rabbitmq as Provider
 from studio.security.egress import Egress
 from studio.testing.harness import open_provider
 from studio.testing.messaging import ask

@@ -26,7 +26,7 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers.redis import Redis as Provider
+from studio.providers.redis.provider import Redis as Provider
 from studio.services.connector_service import ConnectorService
 from studio.testing.database import ServerConformance
 from studio.testing.harness import call, open_provider
@@ -354,7 +354,7 @@ async def test_a_command_that_this_server_means_otherwise_is_refused(
     reader: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from studio.models import Effect
-    from studio.providers import _redis_commands as table
+    from studio.providers.redis import commands as table
 
     monkeypatch.setitem(table.TABLE, "rpush", (Effect.READ, "1"))
     monkeypatch.setitem(table.TABLE, "nosuch", (Effect.READ, "1"))

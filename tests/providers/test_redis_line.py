@@ -11,10 +11,10 @@ from tests.upstreams.redis import Redis
 
 from studio.errors import InvalidRequest
 from studio.models import Effect
-from studio.providers._redis_commands import CONTAINERS, REFUSED, TABLE, effect_of, layout_of, positions
-from studio.providers._redis_judge import confirm, judge, placed
-from studio.providers._redis_line import encoded, parse
-from studio.providers._redis_shapes import glob_literal, window
+from studio.providers.redis.commands import CONTAINERS, REFUSED, TABLE, effect_of, layout_of, positions
+from studio.providers.redis.judge import confirm, judge, placed
+from studio.providers.redis.line import encoded, parse
+from studio.providers.redis.shapes import glob_literal, window
 
 SPLITS: list[tuple[str, dict[str, Any], list[bytes]]] = [
     ("GET user::id", {"id": 42}, [b"GET", b"user:42"]),
@@ -118,7 +118,7 @@ def _text(value: Any) -> Any:
 @pytest.fixture
 async def commands(redis_server: Redis) -> dict[str, Any]:
     """The server's own description of every command and subcommand."""
-    from studio.providers.redis import Redis as Provider
+    from studio.providers.redis.provider import Redis as Provider
     from studio.testing.harness import open_provider
 
     found: dict[str, Any] = {}

@@ -21,8 +21,8 @@ from tests.upstreams.stall import stalling
 
 from studio.contract import Probe
 from studio.errors import InvalidConfig, Timeout
-from studio.providers.redis_pubsub import RedisPubsub as Provider
-from studio.providers.redis_pubsub import RedisPubsubConfig
+from studio.providers.redis_pubsub.provider import RedisPubsub as Provider
+from studio.providers.redis_pubsub.provider import RedisPubsubConfig
 from studio.security.egress import Egress
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
@@ -121,7 +121,7 @@ async def test_the_channels_somebody_listens_to_are_listed_below_the_prefix(
 
 
 async def test_a_batch_that_is_heard_in_part_says_which(provider: Any) -> None:
-    from studio.providers._pubsub import _unheard
+    from studio.providers.redis_pubsub.window import _unheard
 
     assert "those at 1, 2 were heard by nobody" in _unheard([1, 0, 0, 4], 4).message
     assert "and the 6 after these were not sent" in _unheard([1, 0, 0, 4], 10).message

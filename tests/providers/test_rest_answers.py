@@ -16,10 +16,10 @@ from tests.upstreams.httpbin import Httpbin
 
 from studio.contract.values import canonical
 from studio.errors import InvalidRequest, ResultBlocked, UpstreamError
-from studio.providers._http_body import Answer
-from studio.providers._http_redact import Redactor
-from studio.providers._rest_answer import body_of
-from studio.providers._rest_pages import next_link
+from studio.providers._http.body import Answer
+from studio.providers._http.redact import Redactor
+from studio.providers.rest.answer import body_of
+from studio.providers.rest.pages import next_link
 from studio.testing.http import Received, reply, upstream
 
 

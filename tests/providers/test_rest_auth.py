@@ -15,9 +15,9 @@ from tests.upstreams.httpbin import Httpbin
 
 from studio.contract.config import join_secrets
 from studio.errors import AuthFailed, Forbidden, InvalidConfig, InvalidRequest
-from studio.providers._http import Request
-from studio.providers._rest_config import RestConfig
-from studio.providers.rest import Rest
+from studio.providers._http.client import Request
+from studio.providers.rest.config import RestConfig
+from studio.providers.rest.provider import Rest
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 from studio.testing.harness import open_provider
@@ -159,7 +159,7 @@ async def test_a_secret_that_the_byte_cap_cuts_in_two_does_not_show_its_first_ha
 
 
 async def test_without_the_redactor_the_echo_would_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studio.providers._http_redact._forms", lambda secret: [])
+    monkeypatch.setattr("studio.providers._http.redact._forms", lambda secret: [])
     async with upstream(echo) as server, api(server.url, auth={"type": "bearer", "token": "tok3n-abc"}) as rest:
         assert "tok3n-abc" in json.dumps(await rest.ask("GET /"))
 

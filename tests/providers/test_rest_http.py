@@ -19,8 +19,9 @@ from tests.upstreams.httpbin import Httpbin
 
 from studio.contract import Probe
 from studio.errors import AuthFailed, EgressDenied, RateLimited, ReadOnly, StudioError, Unreachable, UpstreamError
-from studio.providers import _http_body, _http_gate
-from studio.providers.rest import Rest
+from studio.providers._http import body as http_body
+from studio.providers._http import gate as http_gate
+from studio.providers.rest.provider import Rest
 from studio.security.egress import Egress
 from studio.testing.harness import open_provider
 from studio.testing.http import Received, reply, upstream
@@ -222,7 +223,7 @@ async def test_a_bomb_is_seen_by_its_ratio_and_without_the_check_it_would_pass(m
     async with upstream(bomb) as server, api(server.url) as rest:
         with pytest.raises(UpstreamError, match="unpacks"):
             await rest.ask("GET /")
-        monkeypatch.setattr(_http_body, "MAX_RATIO", 10**9)
+        monkeypatch.setattr(http_body, "MAX_RATIO", 10**9)
         assert (await rest.ask("GET /"))["truncated"]
 
 
@@ -418,14 +419,14 @@ def tls_server(*, names: tuple[str, ...] = ("localhost", "127.0.0.1")) -> ssl.SS
 
 async def test_tls_is_checked_against_the_given_ca_and_shared_between_connectors() -> None:
     async with upstream(OK, tls=tls_server()) as server:
-        _http_gate._context.cache_clear()
+        http_gate._context.cache_clear()
         for _ in range(3):
             async with api(server.url, ssl_ca=certificates().ca) as rest:
                 assert (await rest.ask("GET /"))["success"]
                 probe = Probe()
                 await rest.provider.probe(probe)
                 assert [stage.name for stage in probe.stages] == ["resolve", "connect", "tls", "auth", "sample"]
-        assert _http_gate._context.cache_info().misses == 1
+        assert http_gate._context.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(

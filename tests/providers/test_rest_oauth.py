@@ -12,7 +12,7 @@ from tests.providers.rest_kit import api
 from tests.upstreams.oidc import OidcProvider
 
 from studio.errors import AuthFailed, EgressDenied, StudioError, Unreachable, UpstreamError
-from studio.providers._http_oauth import TokenSource
+from studio.providers._http.oauth import TokenSource
 from studio.testing.http import Received, reply, upstream
 
 
@@ -229,7 +229,7 @@ async def test_a_dead_token_endpoint_is_named(unused_tcp_port: int) -> None:
 async def test_the_clock_alone_decides_when_to_renew() -> None:
     """Unit: lifetime 100 is renewed 20 s ahead, 3600 is renewed 30 s ahead, none at all counts as 300."""
     from studio.contract.web import OAuth2Auth
-    from studio.providers._http_body import Answer
+    from studio.providers._http.body import Answer
 
     auth = OAuth2Auth(type="oauth2_client_credentials", token_url="http://h/t", client_id="a", client_secret="b")
     for lifetime, good_for in ((100, 80), (3600, 3570), (None, 270), ("x", 270), (0, 0), (-5, 0)):

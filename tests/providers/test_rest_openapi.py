@@ -12,9 +12,9 @@ from tests.providers.rest_kit import api
 from tests.upstreams.httpbin import Httpbin
 
 from studio.errors import InvalidConfig, InvalidRequest, OperationNotSupported, ReadOnly
-from studio.providers._rest_config import RestConfig
-from studio.providers._rest_openapi import compact, documented
-from studio.providers.rest import Rest
+from studio.providers.rest.config import RestConfig
+from studio.providers.rest.openapi import compact, documented
+from studio.providers.rest.provider import Rest
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 from studio.testing.http import reply, upstream

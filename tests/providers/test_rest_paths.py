@@ -13,8 +13,8 @@ from tests.providers.rest_kit import api
 from tests.upstreams.httpbin import Httpbin
 
 from studio.errors import Forbidden, InvalidRequest
-from studio.providers._http_path import Pattern, Template, allowed, literal
-from studio.providers._rest_config import RestConfig
+from studio.providers._http.path import Pattern, Template, allowed, literal
+from studio.providers.rest.config import RestConfig
 from studio.testing.http import reply, upstream
 
 NASTY = st.text(

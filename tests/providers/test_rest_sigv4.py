@@ -12,7 +12,7 @@ import pytest
 from tests.upstreams.httpbin import PROGRAMS
 
 from studio.contract.web import AwsSigV4Auth
-from studio.providers._http_sigv4 import signed_headers
+from studio.providers._http.sigv4 import signed_headers
 
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
 KEYS = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}

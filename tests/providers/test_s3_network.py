@@ -15,7 +15,9 @@ from tests.upstreams.seaweedfs import BUCKET, Seaweedfs
 
 from studio.contract import Probe
 from studio.errors import EgressDenied, StudioError, Unreachable, UpstreamError
-from studio.providers import _objects_net, _s3_session, load
+from studio.providers import load
+from studio.providers._objects import net as objects_net
+from studio.providers.s3 import session as s3_session
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 from studio.testing.storage_rogue import Rogue, answering, repeated
@@ -27,9 +29,9 @@ EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    _s3_session.shared.cache_clear()
+    s3_session.shared.cache_clear()
     yield
-    _s3_session.shared.cache_clear()
+    s3_session.shared.cache_clear()
 
 
 def poison(folder: Path, sink: Rogue, patch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ async def test_without_its_guard_a_redirect_would_be_followed(monkeypatch: pytes
         kept = {name: given[name] for name in ("url", "headers", "data", "chunked")}
         return await self._http.request(method, **kept)
 
-    monkeypatch.setattr(_s3_session._Plain, "request", request)
+    monkeypatch.setattr(s3_session._Plain, "request", request)
     async with Rogue(answering(200, EMPTY)) as sink, Rogue() as server:
         server.behaviour = answering(307, headers={"location": f"{sink.url}/stolen"})
         async with open_provider(S3, {"bucket": "abc", "endpoint_url": server.url}) as provider:
@@ -140,7 +142,7 @@ async def test_another_region_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> N
                 await call(provider, "list")
         assert server.seen.count(b"GET ") == 1
         server.seen.clear()
-        monkeypatch.setattr(_s3_session, "_stay", lambda **_: None)
+        monkeypatch.setattr(s3_session, "_stay", lambda **_: None)
         async with open_provider(S3, config) as provider:
             with pytest.raises(StudioError):
                 await call(provider, "list")
@@ -161,7 +163,7 @@ async def test_the_address_that_is_dialled_is_judged_again(monkeypatch: pytest.M
             with pytest.raises(EgressDenied):
                 await call(provider, "list")
         assert sink.connections == 0
-        monkeypatch.setattr(_objects_net.Gate, "__call__", lambda _self, info: socket.socket(*info[:3]))
+        monkeypatch.setattr(objects_net.Gate, "__call__", lambda _self, info: socket.socket(*info[:3]))
         async with open_provider(S3, config, network=Rebinding(private_open=False)) as provider:
             await call(provider, "list")
         assert sink.connections == 1

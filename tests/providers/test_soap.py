@@ -35,9 +35,9 @@ from studio.errors import (
     UpstreamError,
 )
 from studio.models import Effect
-from studio.providers._soap_config import SoapConfig
-from studio.providers._soap_message import digest
-from studio.providers.soap import Soap
+from studio.providers.soap.config import SoapConfig
+from studio.providers.soap.message import digest
+from studio.providers.soap.provider import Soap
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 from studio.testing.api import ApiConformance

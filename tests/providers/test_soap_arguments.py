@@ -8,8 +8,8 @@ import pytest
 from tests.providers.soap_kit import service_of, written, wsdl
 
 from studio.errors import InvalidRequest
-from studio.providers._soap_describe import detail, signature
-from studio.providers._soap_message import Messages
+from studio.providers.soap.describe import detail, signature
+from studio.providers.soap.message import Messages
 
 SEQ = "<x:sequence>{0}</x:sequence>"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.providers.soap_kit import XS, service_of, wsdl
 
 from studio.errors import AuthFailed, EgressDenied, InvalidConfig, StudioError, UpstreamError
-from studio.providers.soap import Soap
+from studio.providers.soap.provider import Soap
 from studio.testing.harness import call, open_provider
 from studio.testing.http import Received, reply, upstream
 

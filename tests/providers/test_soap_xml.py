@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from studio.providers import _soap_xml
-from studio.providers._soap_xml import NotXml, read_xml
+from studio.providers.soap import xml as soap_xml
+from studio.providers.soap.xml import NotXml, read_xml
 
 DOCTYPES = [
     "<!DOCTYPE a>", "<!doctype a>", " \n<!DOCTYPE a>", "<!-- x --><!DOCTYPE a>", "<?pi a?b ?><!-- - -->\n<!DOCTYPE a>",
@@ -25,14 +25,14 @@ def test_a_doctype_is_refused_before_a_parser_sees_it(prolog: str, monkeypatch: 
     def never(*_: Any) -> Any:
         raise AssertionError("the parser was asked")
 
-    monkeypatch.setattr(_soap_xml.etree, "fromstring", never)
+    monkeypatch.setattr(soap_xml.etree, "fromstring", never)
     with pytest.raises(NotXml, match="DOCTYPE"):
         read_xml(f"{prolog}<a/>".encode())
 
 
 @pytest.mark.parametrize("prolog", [text for text in DOCTYPES if "doctype" not in text])
 def test_a_doctype_that_slipped_past_is_refused_after_the_parser(prolog: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_soap_xml, "_PROLOG", re.compile("(?!)"))
+    monkeypatch.setattr(soap_xml, "_PROLOG", re.compile("(?!)"))
     with pytest.raises(NotXml, match=r"DOCTYPE"):
         read_xml(f"{prolog.strip()}<a/>".encode())
 

@@ -37,11 +37,10 @@ from studio.errors import (
     Unreachable,
     UpstreamError,
 )
-from studio.providers import _sqlite_guard as guard
-from studio.providers import _sqlite_process as process
-from studio.providers import _sqlite_worker as worker_module
-from studio.providers._sqlite_session import Session
-from studio.providers.sqlite import Sqlite, SqliteConfig
+from studio.providers.sqlite import guard, process
+from studio.providers.sqlite import worker as worker_module
+from studio.providers.sqlite.provider import Sqlite, SqliteConfig
+from studio.providers.sqlite.session import Session
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 
@@ -897,7 +896,7 @@ SCRIPT = """
 import asyncio, sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from studio.providers.sqlite import Sqlite
+from studio.providers.sqlite.provider import Sqlite
 from studio.security.egress import Egress
 from studio.testing.harness import call
 
@@ -973,7 +972,7 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_catalogue_needs_no_driver() -> None:
-    code = "import sys; from studio.providers.sqlite import Sqlite; sys.exit('apsw' in sys.modules)"
+    code = "import sys; from studio.providers.sqlite.provider import Sqlite; sys.exit('apsw' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

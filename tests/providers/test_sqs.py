@@ -19,9 +19,9 @@ from tests.upstreams.sqs import Moto, SecureMoto
 
 from studio.contract import Probe
 from studio.errors import InvalidConfig, StudioError
-from studio.providers._sqs_errors import coded, refused
-from studio.providers.sqs import Sqs as Provider
-from studio.providers.sqs import SqsConfig
+from studio.providers.sqs.errors import coded, refused
+from studio.providers.sqs.provider import Sqs as Provider
+from studio.providers.sqs.provider import SqsConfig
 from studio.security.egress import Egress
 from studio.testing.harness import open_provider
 from studio.testing.http import Received, reply, upstream
@@ -138,8 +138,8 @@ async def test_what_sqs_cannot_carry_is_refused_in_words(provider: Any, config: 
 
 
 def test_a_batch_that_is_refused_in_part_says_which() -> None:
-    from studio.providers._sqs import _reason
-    from studio.providers._sqs_messages import batches
+    from studio.providers.sqs.messages import batches
+    from studio.providers.sqs.queues import _reason
 
     found = _reason({12: coded("InvalidMessageContents", ""), 14: coded("AccessDenied", "")}, 11, 30)
     assert (found.code, "11 of 30" in found.message, "at 12, 14 were not" in found.message) == (

@@ -12,7 +12,7 @@ import pytest
 from studio import providers
 from studio.errors import InvalidConfig
 from studio.providers import load
-from studio.providers._azure_text import permissions
+from studio.providers.azure_blob.text import permissions
 
 KEYS = {"access_key_id": "AKIA", "secret_access_key": "s3cr3t"}
 PEM = "-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----\n"

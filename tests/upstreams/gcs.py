@@ -87,7 +87,7 @@ class Gcs(Server):
             return found
 
     def _token(self) -> str:
-        from studio.providers._gcs_http import GRANT, Account
+        from studio.providers.gcs.http import GRANT, Account
 
         account = Account.load(EDITOR, key_pair(EDITOR)[0], None)
         form = {"grant_type": GRANT, "assertion": account.assertion(f"{self.url}/token")}

@@ -2,7 +2,7 @@
 
 A caller's key is relative to the connector's `prefix`, and what an operation answers is too: the
 prefix is never seen, and no spelling of a key leads out of it. Every member has the same verbs;
-`studio.providers._objects` writes them once over the few calls in which the services differ.
+`studio.providers._objects.verbs` writes them once over the few calls in which the services differ.
 """
 
 from __future__ import annotations

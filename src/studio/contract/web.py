@@ -1,6 +1,6 @@
 """The api family: what REST, GraphQL and SOAP share in configuration, connection test and promises.
 
-A provider of this family sends its requests through `studio.providers._http.HttpClient`, which
+A provider of this family sends its requests through `studio.providers._http.client.HttpClient`, which
 holds the rules for addresses, credentials, redirects, retries and sizes in one place.
 """
 

@@ -1,7 +1,7 @@
 """The catalogue: this folder, plus the entry points `studio.providers` of other packages.
 
-A module named after a kind holds one `Provider` subclass of that kind; names that begin with an
-underscore are shared code. Nothing here imports a driver.
+What is named after a kind holds one `Provider` subclass of that kind: a module, or a package whose
+`provider.py` does. Names that begin with an underscore are shared code. Nothing here imports a driver.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 from studio.contract.provider import Provider
@@ -41,14 +42,19 @@ def load(kind: str) -> type[Provider[Any]]:
     """
     if kind in built():
         if kind in _inside():
-            return _class_in(import_module(f"{__name__}.{kind}"), kind)
+            return _class_in(_module(kind), kind)
         return _outside()[kind].load()  # type: ignore[no-any-return]
     if any(kind in kinds for kinds in FAMILIES.values()):
         raise OperationNotSupported(f"provider {kind} is not built yet in this version; built: {', '.join(built())}")
     raise InvalidRequest("provider: no such provider", fields=[FieldError("provider", "no such provider")])
 
 
-def _class_in(module: Any, kind: str) -> type[Provider[Any]]:
+def _module(kind: str) -> ModuleType:
+    module = import_module(f"{__name__}.{kind}")
+    return import_module(f"{module.__name__}.provider") if hasattr(module, "__path__") else module
+
+
+def _class_in(module: ModuleType, kind: str) -> type[Provider[Any]]:
     for member in vars(module).values():
         if isinstance(member, type) and issubclass(member, Provider) and vars(member).get("kind") == kind:
             return member

@@ -151,7 +151,7 @@ class StorageFaults(StorageStreams):
     async def test_a_server_that_talks_nonsense_is_an_error_of_ours(
         self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("studio.providers._objects_base.PAUSES_S", (0.0, 0.0))
+        monkeypatch.setattr("studio.providers._objects.base.PAUSES_S", (0.0, 0.0))
         async with Rogue() as rogue:
             moved = {**self.at(config, rogue.port), "read_only": False, "timeout_s": 2.0}
             async with open_provider(load(self.kind), moved) as provider:

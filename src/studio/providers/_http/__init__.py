@@ -1,0 +1,1 @@
+"""The HTTP client of the api family: `rest`, `graphql` and `soap` share it."""

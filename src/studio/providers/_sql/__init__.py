@@ -1,0 +1,1 @@
+"""What the providers of SQL servers share: `postgresql` and `mysql`."""

@@ -1,0 +1,1 @@
+"""The provider `mongodb`: its class is in `provider.py`, the other modules are its own."""

@@ -1,0 +1,168 @@
+"""Sessions to one PostgreSQL server: a last-in-first-out pool that hands out only clean ones.
+
+asyncpg's own pool runs a reset query before each reuse, which costs as much as a small query.
+Here a transaction ends every use of a session:
+
+* a read is rolled back, which undoes all that a function called by it can set in the session. The
+  ROLLBACK travels ahead of the next use, or by itself `LINGER_S` later if there is none;
+* a write is committed, and then the session is reset (`RESET` or, after anything but plain
+  row changes, `DISCARD ALL`) behind the caller's back; the next borrower waits for that;
+* after a cancel, or an error that leaves it unclear where the conversation stands, it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from studio.providers._sql.pool import SqlPool, SqlSession
+from studio.providers.postgresql.values import Plan
+from studio.providers.postgresql.wire import ROLLBACK, parse, run
+
+LINGER_S = 0.002
+SEEN_TEXTS = 4_096
+"""Texts remembered as seen once; the second time a text gets a prepared statement."""
+
+PREAMBLE_TAG = b"SET"
+"""The command tag of the last statement of a preamble; no statement that may run here has it."""
+
+UNLOCK = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
+"""The end of a read that called functions of which we know nothing: session locks outlive a ROLLBACK."""
+RESET = (
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *; "
+    "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
+)
+DISCARD = "DISCARD ALL"
+
+
+class Session(SqlSession):
+    """A connection of asyncpg."""
+
+    def __init__(self, conn: Any, preambles: tuple[bytes, bytes]) -> None:
+        super().__init__(conn)
+        self.timer: asyncio.TimerHandle | None = None
+        self._preambles = preambles
+        self._plans: dict[str, Plan] = {}
+        self._open = False
+
+    @property
+    def closed(self) -> bool:
+        """See `SqlSession`."""
+        return bool(self.conn.is_closed())
+
+    def abort(self) -> None:
+        """See `SqlSession`."""
+        self.conn.terminate()
+
+    @property
+    def open(self) -> bool:
+        """Whether a transaction is, or may be, open."""
+        return self._open
+
+    def plan(self, text: str) -> Plan | None:
+        """The prepared statement of this text, if this connection still has it."""
+        plan = self._plans.get(text)
+        return None if plan is None or plan.state.closed else plan
+
+    def begin(self, *, write: bool, check: str | None = None) -> None:
+        """Send the start of a transaction ahead of the next message; see `_postgresql_wire`.
+
+        `check` is a query that the server's grammar must also take as that of a read-only cursor:
+        it refuses all but SELECT and VALUES, and data-modifying CTEs.
+        """
+        start = ROLLBACK + self._preambles[write] if self._open else self._preambles[write]
+        if check is not None:
+            start += parse(f"DECLARE _q NO SCROLL CURSOR FOR {check}")
+        self._open = True
+        self.conn._transport.ahead = start
+
+    async def prepare(self, text: str, *, keep: bool) -> Plan:
+        """Parse and describe; the statement stays on the server if `keep`."""
+        plan = Plan(await self.conn._get_statement(text, None, use_cache=keep))
+        if keep and plan.state.name:  # asyncpg keeps no very long text; the unnamed statement is soon another one
+            if len(self._plans) > 200:
+                self._plans.clear()
+            self._plans[text] = plan
+        return plan
+
+    async def first(self, plan: Plan, values: list[Any], limit: int) -> tuple[list[Any], bytes, bool]:
+        """Bind and fetch up to `limit` rows: records, command tag, and whether that was all."""
+        records, tag, done = await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)
+        # The end of the preamble looks to asyncpg like the end of the statement; its tag tells the two apart.
+        return records, tag, len(records) < limit or (done and tag != PREAMBLE_TAG)
+
+    async def more(self, plan: Plan, limit: int) -> tuple[list[Any], bytes, bool]:
+        """The next rows of what `first` began."""
+        return await self.conn._protocol.execute(plan.state, "", limit, True, None)  # type: ignore[no-any-return]
+
+    async def commit(self) -> bool:
+        """Commit; False where the server rolled back instead."""
+        tag = await self.conn.execute("COMMIT")
+        self._open = False
+        return bool(tag == "COMMIT")
+
+    async def clean(self, statement: str) -> None:
+        """Run one of our constant statements that ends or resets the session's state."""
+        await self.conn.execute(statement)
+        self._open = False
+        if statement == DISCARD:
+            self._plans.clear()
+            self.conn._mark_stmts_as_closed()
+
+    def forget(self) -> None:
+        """Stop the timer of a ROLLBACK that is not needed by itself any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Pool(SqlPool[Session]):
+    """Sessions, and what is remembered of their texts.
+
+    Args:
+        connect: makes a connection. Raises errors of ours.
+        size, wait_s: see `SqlPool`.
+        limit_s: the server's own bound on one statement, seconds.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], *, size: int, wait_s: float, limit_s: float) -> None:
+        super().__init__(size=size, wait_s=wait_s)
+        self._connect = connect
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        limit_ms = max(1, round(limit_s * 1000))
+        limits = run(f"SET LOCAL statement_timeout = {limit_ms}")
+        # A reader slower than this, or a process of ours that hangs, does not hold a snapshot for ever.
+        limits += run(f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms * 2}")
+        self._preambles = (
+            run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") + limits,
+            # Named, so that a default_transaction_read_only of the role does not refuse what it may write.
+            run("BEGIN READ WRITE") + limits,
+        )
+
+    def seen(self, text: str) -> bool:
+        """Whether this text came before; remembers it."""
+        key = hash(text)
+        known = key in self._seen
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > SEEN_TEXTS:
+            self._seen.popitem(last=False)
+        return known
+
+    def release(self, session: Session, end: str | None = None) -> None:
+        """Take a session back. `end` is the statement that cleans it; without one a ROLLBACK will do."""
+        if not self._put(session):
+            return
+        if end is not None:
+            self._start_cleaning(session, session.clean, end)
+        elif session.open:
+            loop = asyncio.get_running_loop()
+            session.timer = loop.call_later(LINGER_S, self._start_cleaning, session, session.clean, "ROLLBACK")
+
+    async def _new(self) -> Session:
+        return Session(await self._connect(), self._preambles)
+
+    async def _end(self, session: Session) -> None:
+        await session.conn.close()  # asyncpg first sees a pending cancel request through to its acknowledgement

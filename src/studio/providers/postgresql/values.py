@@ -1,0 +1,203 @@
+"""Values between PostgreSQL's types and the canonical JSON form, both ways.
+
+Most types travel as PostgreSQL's own text, which already is the canonical form or one replacement
+away from it; so no year, precision or infinity of theirs is lost in a Python type. The session's
+`DateStyle`, `TimeZone` and `IntervalStyle` are fixed for that (`SETTINGS`).
+Per statement, `Plan` chooses once what each column and each parameter needs; most need nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from studio.contract.sql import unique_names
+from studio.contract.values import EXACT_INTEGER, canonical, size_of
+from studio.errors import FieldError, InvalidRequest
+from studio.models import Column
+from studio.providers.postgresql.params import encoder
+
+SETTINGS = {
+    "DateStyle": "ISO, MDY",
+    "TimeZone": "UTC",
+    "IntervalStyle": "postgres",
+    "standard_conforming_strings": "on",
+}
+
+# -- from the server: one decoder a type, run while rows are read ---------------------------------
+
+
+def _moment(text: str) -> str:
+    text = text.replace(" ", "T", 1)
+    if text.endswith("+00"):
+        return text[:-3] + "Z"
+    return text + ":00" if text[-3:-2] in {"+", "-"} and "T" in text else text
+
+
+def _clock(text: str) -> str:
+    return text[:-3] + "Z" if text.endswith("+00") else text
+
+
+_INTERVAL = re.compile(
+    r"(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?"
+    r"(?:([+-]?)(\d+):(\d\d):(\d\d(?:\.\d+)?))?"
+)
+
+
+def _seconds(text: str) -> float | str:
+    """An interval as EXTRACT(EPOCH FROM ...) counts it: years of 365.25 days, months of 30."""
+    found = _INTERVAL.fullmatch(text)
+    if found is None:  # infinity, since PostgreSQL 17
+        return text
+    years, months, days, sign, hours, minutes, seconds = found.groups(default="0")
+    clock = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    total = (int(years) * 365.25 + int(months) * 30 + int(days)) * 86400
+    return total + (-clock if sign == "-" else clock)
+
+
+_LONG_NUMBER = re.compile(r"\d{16}")
+
+
+def _json(text: str) -> Any:
+    if _LONG_NUMBER.search(text):  # perhaps an integer that a JSON reader would not keep exact
+        return json.loads(text, parse_int=lambda digits: canonical(int(digits)) if len(digits) < 4000 else digits)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # deeper than orjson reads
+        return text
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+def _float4(text: str) -> Any:
+    return canonical(float(text))
+
+
+_TEXT: dict[int, tuple[str, Callable[[str], Any]]] = {
+    # pg_type.dat: these numbers are the same in every version
+    18: ("char", str), 114: ("json", _json), 142: ("xml", str), 600: ("point", str), 601: ("lseg", str),
+    602: ("path", str), 603: ("box", str), 604: ("polygon", str), 628: ("line", str), 650: ("cidr", str),
+    700: ("float4", _float4), 718: ("circle", str), 774: ("macaddr8", str), 790: ("money", str),
+    829: ("macaddr", str), 869: ("inet", str), 1082: ("date", str), 1083: ("time", str), 1114: ("timestamp", _moment),
+    1184: ("timestamptz", _moment), 1186: ("interval", _seconds), 1266: ("timetz", _clock), 1560: ("bit", str),
+    1562: ("varbit", str), 1700: ("numeric", str), 27: ("tid", str), 2249: ("record", str), 2950: ("uuid", str),
+    2970: ("txid_snapshot", str), 3220: ("pg_lsn", str), 3614: ("tsvector", str), 3615: ("tsquery", str),
+    3802: ("jsonb", _json), 4072: ("jsonpath", str), 5038: ("pg_snapshot", str),
+    3904: ("int4range", str), 3906: ("numrange", str), 3908: ("tsrange", str), 3910: ("tstzrange", str),
+    3912: ("daterange", str), 3926: ("int8range", str), 4451: ("int4multirange", str), 4532: ("nummultirange", str),
+    4533: ("tsmultirange", str), 4534: ("tstzmultirange", str), 4535: ("datemultirange", str),
+    4536: ("int8multirange", str),
+}  # fmt: skip
+_TEXT_NAMES = {name for name, _ in _TEXT.values()}
+
+
+def as_text(settings: Any, oid: int, name: str, schema: str, decode: Callable[[str], Any] = str) -> None:
+    """Let a type travel as the server's text on this connection."""
+    settings.add_python_codec(oid, name, schema, [], "scalar", str, decode, "text")
+
+
+def install(settings: Any) -> None:
+    """Set the codecs of a new connection (asyncpg's `ConnectionSettings`)."""
+    for oid, (name, decode) in _TEXT.items():
+        as_text(settings, oid, name, "pg_catalog", decode)
+    settings.add_python_codec(17, "bytea", "pg_catalog", [], "scalar", bytes, _base64, "binary")
+
+
+# -- columns: what is left to do for a whole column of a batch ------------------------------------
+
+Fix = Callable[[list[Any]], list[Any] | None]
+"""The column in canonical form, or None where it is that already."""
+
+
+def _big(values: list[Any]) -> list[Any] | None:
+    if max(map(abs, filter(None, values)), default=0) <= EXACT_INTEGER:
+        return None
+    return [canonical(value) for value in values]
+
+
+def _floats(values: list[Any]) -> list[Any] | None:
+    if math.isfinite(sum(filter(None, values))):
+        return None
+    return [canonical(value) for value in values]
+
+
+def _any(values: list[Any]) -> list[Any]:
+    return [canonical(value) for value in values]
+
+
+_READY = _TEXT_NAMES | {
+    "bool", "int2", "int4", "oid", "xid", "cid", "text", "varchar", "bpchar", "name", "unknown", "bytea", "void",
+}  # fmt: skip
+_FIXES: dict[str, Fix] = {"int8": _big, "xid8": _big, "float8": _floats}
+
+
+def _fix(kind: str, name: str) -> Fix | None:
+    if name in _FIXES:
+        return _FIXES[name]
+    return None if name.removesuffix("[]") in _READY else _any
+
+
+class Plan:
+    """One prepared statement of one connection, with the work that its columns and parameters need."""
+
+    __slots__ = ("_encoders", "_fixes", "columns", "state", "types")
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+        attributes = state._get_attributes()
+        names = unique_names(attribute.name for attribute in attributes)
+        self.columns: list[Column] = [
+            {"name": name, "type": attribute.type.name} for name, attribute in zip(names, attributes, strict=True)
+        ]
+        fixes = ((at, _fix(a.type.kind, a.type.name)) for at, a in enumerate(attributes))
+        self._fixes = [(at, fix) for at, fix in fixes if fix is not None]
+        self.types = [kind.name for kind in state._get_parameters()]
+        self._encoders = [encoder(name) for name in self.types]
+
+    def encode(self, names: Sequence[str], values: Sequence[Any]) -> list[Any]:
+        """The values as the driver takes them.
+
+        Raises:
+            InvalidRequest: naming the parameter and its type, never the value.
+        """
+        if len(values) != len(self._encoders):
+            raise InvalidRequest.at("query", "uses $1, $2 ... ; give values as :name parameters instead")
+        encoded = []
+        for at, (encode, value) in enumerate(zip(self._encoders, values, strict=True)):
+            try:
+                encoded.append(None if value is None else encode(value))
+            except ValueError as exc:
+                raise self.misfit(names, at, str(exc)) from exc
+        return encoded
+
+    def misfit(self, names: Sequence[str], at: int, why: str) -> InvalidRequest:
+        """The error about the parameter of that place."""
+        field = f"params.{names[at]}" if at < len(names) else "params"
+        message = f"{why}, because the database expects {self.types[at]} there"
+        return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
+
+    def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
+        """Records as tuples in canonical form."""
+        records = records if isinstance(records, list) else list(records)
+        changed = [(at, column) for at, fix in self._fixes if (column := fix([row[at] for row in records])) is not None]
+        if not changed:
+            return list(map(tuple, records))
+        rows = [list(record) for record in records]
+        for at, column in changed:
+            for row, value in zip(rows, column, strict=True):
+                row[at] = value
+        return list(map(tuple, rows))
+
+
+def width(rows: Sequence[tuple[Any, ...]]) -> float:
+    """About how many bytes one of the rows has, from a few of them."""
+    sample = rows[:: max(1, len(rows) // 8)][:8]
+    return sum(sum(map(size_of, row)) for row in sample) / max(1, len(sample))

@@ -1,0 +1,149 @@
+"""Sessions to one Redis server, for the providers `redis` and `redis_pubsub`.
+
+redis-py's own pool and client are not used: they retry commands that may have run, look names up
+themselves, reconnect behind one's back, and follow MOVING notifications of the server to other hosts.
+Here redis-py speaks the protocol (RESP3) on a socket that we opened to a checked address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+from redis._parsers.hiredis import _AsyncHiredisParser
+from redis.asyncio.connection import Connection as _Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from studio.contract.network import TlsContext
+from studio.providers._tcp import tls_failure
+from studio.providers.redis.errors import TooLarge, login_error
+
+Argument = bytes | str | int | float | memoryview
+
+
+class _Parser(_AsyncHiredisParser):
+    """Counts what comes in, so that no reply can fill the memory."""
+
+    _stream: Any
+    _reader: Any
+    left = 1 << 20
+
+    async def read_from_socket(self) -> bool:
+        """As in redis-py, up to `left` bytes. Raises TooLarge."""
+        buffer = await self._stream.read(self._read_size)
+        if not buffer:
+            raise redis.ConnectionError("closed")
+        self.left -= len(buffer)
+        if self.left < 0:
+            raise TooLarge
+        self._reader.feed(buffer)
+        return True
+
+
+class _Wire(_Connection):
+    """redis-py's connection on a given socket. It never dials."""
+
+    async def _connect(self) -> None:
+        raise redis.ConnectionError("closed")
+
+    async def adopt(self, sock: socket.socket, tls: TlsContext | None) -> None:
+        """Take over a connected socket, with TLS on it where that is asked. Raises TlsFailed."""
+        try:
+            self._reader, self._writer = await asyncio.open_connection(
+                sock=sock, ssl=tls, server_hostname=self.host if tls else None
+            )
+        except OSError as exc:
+            raise tls_failure(exc) from exc
+
+
+class Session:
+    """One logged-in connection.
+
+    Args:
+        limit: bytes that one reply may have on the wire.
+    """
+
+    def __init__(self, wire: Any, limit: int) -> None:
+        self.reused = False
+        self._wire = wire
+        self._limit = limit
+        self._transport = wire._writer.transport
+
+    @property
+    def closed(self) -> bool:
+        """Whether either side closed it, or sent what nobody asked for."""
+        reader = self._wire._reader
+        return reader is None or reader.at_eof() or bool(reader._buffer) or self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+        self._wire._parser.on_disconnect()
+        self._wire._reader = self._wire._writer = None
+
+    async def call(self, *arguments: Argument) -> Any:
+        """Send one command and read its reply. Raises what redis-py raises, and TooLarge."""
+        wire = self._wire
+        wire._parser.left = self._limit
+        wire._writer.write(hiredis.pack_command(arguments))  # type: ignore[arg-type] # its stub takes one argument
+        await wire._writer.drain()
+        return await self._read()
+
+    async def calls(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send several commands at once; the replies in order, refusals as exceptions in their place."""
+        self._wire._parser.left = self._limit
+        self._wire._writer.write(b"".join(hiredis.pack_command(tuple(command)) for command in commands))  # type: ignore[arg-type]
+        await self._wire._writer.drain()
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await self._read())
+            except redis.ResponseError as exc:
+                replies.append(exc)
+        return replies
+
+    async def _read(self) -> Any:
+        try:
+            return await self._wire.read_response()
+        except (TypeError, ValueError) as exc:  # hiredis: a map with a list as key, a bad number
+            raise redis.InvalidResponse from exc
+
+
+async def log_in(
+    sock: socket.socket,
+    tls: TlsContext | None,
+    *,
+    host: str,
+    port: int,
+    username: str | None,
+    password: str | None,
+    db: int,
+    limit: int,
+) -> Session:
+    """A session on a connected socket.
+
+    Raises:
+        StudioError: TlsFailed, AuthFailed, Unreachable or UpstreamError.
+    """
+    # Every field is given, so that redis-py has nothing to fill in.
+    wire = _Wire(
+        host=host, port=port, db=db, username=username, password=password, protocol=3, parser_class=_Parser,
+        retry=Retry(NoBackoff(), 0), socket_timeout=None, socket_connect_timeout=None, driver_info=None,
+        health_check_interval=0, maint_notifications_config=None, credential_provider=None, client_name=None,
+    )  # fmt: skip
+    await wire.adopt(sock, tls)
+    session = Session(wire, limit)
+    try:
+        await wire.on_connect()
+    except BaseException as exc:
+        session.abort()
+        if isinstance(exc, Exception):
+            raise login_error(exc) from exc
+        raise
+    return session

@@ -1,0 +1,1 @@
+"""The provider `rest`: its class is in `provider.py`, the other modules are its own."""

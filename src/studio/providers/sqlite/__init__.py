@@ -1,0 +1,1 @@
+"""The provider `sqlite`: its class is in `provider.py`, the other modules are its own."""

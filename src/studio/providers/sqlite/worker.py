@@ -1,0 +1,166 @@
+"""The process that runs SQL for the `sqlite` provider, so that a statement can be killed.
+
+It imports apsw and built-in modules only (the whole package would cost ten times the start), gets an
+empty environment, and talks over one socket on fd 0. Frames are a 4-byte big-endian length and a
+body: `marshal` towards this process, which trusts its parent; JSON towards the parent, which must
+not trust a process that has read somebody's file.
+
+Requests are tuples: the name of a method of `Session` (`session.py`) and its arguments;
+`close` has no answer.
+"""
+
+from __future__ import annotations
+
+import _thread
+import marshal
+import os
+import select
+from _json import encode_basestring
+from binascii import b2a_base64
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+
+from studio.providers.sqlite.session import Session
+
+EXACT_INTEGER = 2**53 - 1
+MANY_ROWS = 64
+HEAP_BYTES = 256 * 1024 * 1024
+"""SQLite's own memory in this process; sorts and temporary tables live there, never in files."""
+
+# -- values and frames ------------------------------------------------------------------------------
+
+
+def _integer(value: int) -> int | str:
+    return value if -EXACT_INTEGER <= value <= EXACT_INTEGER else str(value)
+
+
+def _float(value: float) -> float | str:
+    if value - value == 0:
+        return value
+    return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+
+
+_FORMS: dict[type, Callable[[Any], Any]] = {
+    int: _integer, float: _float, bytes: lambda value: b2a_base64(value, newline=False).decode("ascii")
+}  # fmt: skip
+_SAME = frozenset({str, type(None)})
+_INFINITY = float("inf")
+
+
+def plain(column: tuple[Any, ...]) -> tuple[Any, ...] | list[Any]:
+    """A column's values as `studio.contract.values` has them; a test holds the two together."""
+    kinds = set(map(type, column))
+    if kinds <= _SAME:
+        return column
+    if kinds == {int} and max(column) <= EXACT_INTEGER and min(column) >= -EXACT_INTEGER:
+        return column
+    if kinds == {float} and max(column) < _INFINITY and min(column) > -_INFINITY:  # SQLite has no NaN
+        return column
+    return [_FORMS[type(value)](value) if type(value) in _FORMS else value for value in column]
+
+
+def text_of(value: Any) -> str:
+    """JSON of strings, numbers, None, booleans, lists and dicts of them. Small answers need no import for it."""
+    if isinstance(value, str):
+        return encode_basestring(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{encode_basestring(key)}:{text_of(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(text_of, value)) + "]"
+    return repr(value)
+
+
+def body_of(answer: dict[str, Any]) -> bytes:
+    """An answer's bytes, with its rows by column.
+
+    orjson costs 15 ms to import and is ten times as fast: only many rows pay for it.
+    """
+    many = False
+    for part in (answer, *answer.get("done", ())):
+        rows = part.pop("rows", ())
+        part["values"] = [plain(column) for column in zip(*rows, strict=True)]
+        many = many or len(rows) >= MANY_ROWS
+    if not many:
+        return text_of(answer).encode()
+    import orjson
+
+    return orjson.dumps(answer)
+
+
+def failure(exc: BaseException, session: Session) -> dict[str, Any]:
+    """An exception in the form that the parent makes one of its errors of."""
+    code = getattr(exc, "extendedresult", 0)
+    return {"error": [type(exc).__name__, str(exc), code], "denied": session.denied, "at": getattr(exc, "at", None)}
+
+
+def receive() -> Any:
+    """The next request; exits with the parent."""
+    head = _exactly(4)
+    return marshal.loads(_exactly(int.from_bytes(head, "big")))  # noqa: S302 - written by our parent
+
+
+def _exactly(count: int) -> bytes:
+    parts = []
+    while count:
+        part = os.read(0, min(count, 1 << 20))
+        if not part:
+            os._exit(0)
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def send(body: bytes) -> None:
+    """Write one frame."""
+    data = memoryview(len(body).to_bytes(4, "big") + body)
+    while data:
+        data = data[os.write(0, data) :]
+
+
+def _die_with_parent() -> None:
+    """Wait for the other end to go; the main thread may be inside of a statement that never ends."""
+    poll = select.poll()
+    poll.register(0, 0)
+    poll.poll()
+    os._exit(1)
+
+
+def confine(length: int) -> None:
+    """Give up what running SQL does not need. Called before a file is opened."""
+    import resource
+
+    os.closerange(3, 65_536)
+    os.chdir("/")
+    _thread.stack_size(256 * 1024)
+    _thread.start_new_thread(_die_with_parent, ())
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = HEAP_BYTES + 8 * length + 512 * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    apsw.hard_heap_limit(HEAP_BYTES)
+
+
+def main() -> None:
+    """Serve requests until the parent says `bye` or is gone."""
+    settings = receive()
+    confine(settings["length"])
+    session = Session(**settings)
+    while True:
+        name, *arguments = receive()
+        if name == "bye":
+            session.end()
+            os._exit(0)
+        session.forget()
+        try:
+            answer = getattr(session, name)(*arguments)
+            body = None if answer is None else body_of(answer)
+        except Exception as exc:
+            body = text_of(failure(exc, session)).encode()
+            session.close()
+        if body is not None:
+            send(body)
