@@ -102,7 +102,7 @@ def workers() -> list[int]:
             continue
         # A zombie has no command line any more; other children of the test run do have one, and another.
         command = entry.with_name("cmdline").read_bytes()
-        if not command or b"_sqlite_worker" in command:
+        if not command or b"sqlite.worker" in command:
             found.append(int(entry.parent.name))
     return found
 

@@ -72,7 +72,7 @@ async def test_every_built_type_can_be_described(api: Api) -> None:
 
 
 async def test_an_unknown_type_is_not_found_and_one_not_built_says_so(api: Api) -> None:
-    for kind in ("nonsense", "Toy", "_sqlite_pool", "__init__", "%00", "a" * 10_000):
+    for kind in ("nonsense", "Toy", "_sql", "__init__", "%00", "a" * 10_000):
         (await api.call("GET", f"{C}/types/{kind}")).is_problem(404, "not_found")
     for kind in (await api.call("GET", f"{C}/types")).json["not_built_yet"]:
         found = (await api.call("GET", f"{C}/types/{kind}")).is_problem(422, "operation_not_supported")

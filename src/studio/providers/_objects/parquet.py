@@ -149,7 +149,7 @@ def _arguments() -> list[str]:
             "Parquet needs pyarrow, which is not installed here; an operator installs it with "
             "pip install 'studio-connectors[parquet]'"
         )
-    root = f"{Path(__file__).parents[2]}/"
+    root = f"{Path(__file__).parents[3]}/"
     return [sys.executable, "-I", "-S", "-c", _BOOT, root, str(Path(spec.origin).parent.parent)]
 
 

@@ -30,7 +30,7 @@ PLANS = 64
 READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
 READ_WRITE = "SET SESSION TRANSACTION READ WRITE"
 SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
-"""The same whatever the server's: `_mysql_guard` reads text as the server does in this mode."""
+"""The same whatever the server's: `guard.py` reads text as the server does in this mode."""
 
 
 def setup(config: ProviderConfig, *, mariadb: bool) -> list[str]:

@@ -67,7 +67,7 @@ class Session(SqlSession):
         return None if plan is None or plan.state.closed else plan
 
     def begin(self, *, write: bool, check: str | None = None) -> None:
-        """Send the start of a transaction ahead of the next message; see `_postgresql_wire`.
+        """Send the start of a transaction ahead of the next message; see `wire.py`.
 
         `check` is a query that the server's grammar must also take as that of a read-only cursor:
         it refuses all but SELECT and VALUES, and data-modifying CTEs.

@@ -70,7 +70,7 @@ def _arguments() -> list[str]:
                 "pip install 'studio-connectors[sqlite]'"
             )
         folders.append(str(Path(spec.origin).parent.parent))
-    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parent), *dict.fromkeys(folders)]
+    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parents[1]), *dict.fromkeys(folders)]
 
 
 def installed() -> None:
