@@ -1,0 +1,84 @@
+"""What the attack run counted, in the figures that `docs/security.md` promises.
+
+A test counts what it tried through `report.count(line, part, **figures)`; `tests/attack/conftest.py` prints the
+whole at the end of a run. A figure that a line names as `never` must be zero, or the run fails, whatever the test
+itself asserted.
+
+    report.count("statements", "postgresql", tried=2_000, accepted=800, changed=0)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the report: a sentence over the sums of its figures. `{parts}` is how many parts counted."""
+
+    says: str
+    never: str
+
+    def figures(self) -> set[str]:
+        """The names of the figures that stand in the sentence."""
+        return {piece.split("}")[0].split(":")[0] for piece in self.says.split("{")[1:]} - {"parts"}
+
+
+LINES = {
+    "cases": Line("{run:,} cases over {parts} providers: {escapes} escapes", never="escapes"),
+    "leaks": Line("{bytes:,} bytes scanned for {canaries:,} canaries in {parts} places: {found} found", never="found"),
+    "ambient": Line("{planted:,} ambient credentials planted, {parts} providers opened: {seen} seen", never="seen"),
+    "ssrf": Line("{tried:,} destinations and moments tried over {parts} providers: {hits} sink hits", never="hits"),
+    "statements": Line(
+        "{tried:,} statements tried on {parts} engines, {accepted:,} accepted: {changed} state changes", never="changed"
+    ),
+    "exhaustion": Line("{bombs:,} bombs over {parts} providers: {broken} bounds broken", never="broken"),
+    "guards": Line("{off:,} guards switched off over {parts} subjects: {silent} without effect", never="silent"),
+}
+
+
+class Report:
+    """The sums of a run, a line and a part (a provider, an engine, a place) at a time."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], Counter[str]] = {}
+
+    def count(self, line: str, part: str, **figures: int) -> None:
+        """Add figures to one part of a line. Raises KeyError for a line or a figure that no sentence has."""
+        if unknown := set(figures) - LINES[line].figures():
+            raise KeyError(f"{line} counts {sorted(LINES[line].figures())}, not {sorted(unknown)}")
+        self._sums.setdefault((line, part), Counter()).update(figures)
+
+    def parts(self, line: str) -> dict[str, Counter[str]]:
+        """What each part of a line counted."""
+        return {part: sums for (name, part), sums in self._sums.items() if name == line}
+
+    def total(self, line: str) -> Counter[str]:
+        """The sums of a line over its parts."""
+        return sum(self.parts(line).values(), Counter())
+
+    def lines(self) -> list[str]:
+        """The report: a line for each that counted anything."""
+        return [
+            f"{name:<11}{made.says.format(parts=len(self.parts(name)), **_filled(made, self.total(name)))}"
+            for name, made in LINES.items()
+            if self.parts(name)
+        ]
+
+    def broken(self) -> list[str]:
+        """The promises that did not hold: lines whose `never` figure is not zero, with the parts that it came from."""
+        return [
+            f"{name}: {part} has {sums[made.never]} {made.never}"
+            for name, made in LINES.items()
+            for part, sums in self.parts(name).items()
+            if sums[made.never]
+        ]
+
+
+def _filled(line: Line, sums: Counter[str]) -> dict[str, int]:
+    return {name: sums[name] for name in line.figures()}
+
+
+report = Report()
+"""The one of this run."""
