@@ -17,14 +17,18 @@ PROGRAM = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "moto_
 
 
 class Moto(Server):
-    """One account with two users: `writer` may do everything in SQS, `reader` what the provider's page grants."""
+    """One account with three users and a role, and S3 and STS beside SQS.
+
+    `writer` may do everything in SQS, `reader` what the provider's page grants, `broker` only assume the role `lent`.
+    """
 
     secure = False
 
     def __init__(self) -> None:
         super().__init__()
         self.key = self.secret = ""
-        self.reader = ("", "")
+        self.reader = self.broker = ("", "")
+        self.role = ""
 
     @property
     def url(self) -> str:
@@ -57,6 +61,11 @@ class Moto(Server):
         everything = _policy(["sqs:*"])
         self.key, self.secret = _user(iam, "writer", everything)
         self.reader = _user(iam, "reader", _policy(["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ListQueues"]))
+        self.broker = _user(iam, "broker", _policy(["sts:AssumeRole"]))
+        trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+        self.role = iam.create_role(RoleName="lent", AssumeRolePolicyDocument=document)["Role"]["Arn"]
+        iam.put_role_policy(RoleName="lent", PolicyName="it", PolicyDocument=_policy(["sqs:*", "s3:*"]))
         request = urllib.request.Request(
             f"{self.url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
         )
@@ -81,6 +90,11 @@ class Moto(Server):
         """What the server says of a queue."""
         found = self.client().get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         return {name: value for name, value in found.items() if name.startswith("Approximate")}
+
+    def assumed(self) -> list[dict[str, Any]]:
+        """What STS was asked for: each time a role was assumed, with its external id as it arrived."""
+        with urllib.request.urlopen(f"{self.url}/moto-api/data.json", timeout=5) as answer:
+            return list(json.load(answer)["sts"]["AssumedRole"])
 
     def freeze(self) -> None:
         """Stop it in the middle of what it does; connections stay open."""

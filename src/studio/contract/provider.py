@@ -81,15 +81,19 @@ class Provider(ABC, Generic[ConfigT]):
     """Whether `pin` has something to add; registering then asks the upstream."""
 
     config: ConfigT
+    network: Network
+    organization_id: str | None
+    """Whose connector it is; None where no organization was named (a config that is only being tested)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.operations = operations_of(cls)
         cls.byte_forms = byte_forms_of(cls, cls.operations)
 
-    def __init__(self, config: ConfigT, *, network: Network) -> None:
+    def __init__(self, config: ConfigT, *, network: Network, organization_id: str | None = None) -> None:
         self.config = config
         self.network = network
+        self.organization_id = organization_id
 
     # -- what an author writes ------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from studio.services import execution, probes
 from studio.services.bound import Bound, Record
 from studio.services.configs import Kind, parse_config
 from studio.services.core import Core
-from studio.services.inputs import ConnectorChange, Listing, NewConnector, NewTest, OwnedConnector
+from studio.services.inputs import ConnectorChange, Listing, NewConnector, NewTest, OwnedConnector, OwnedTest
 from studio.services.shapes import connector_dict, kind_dict
 from studio.store.store import Filters
 
@@ -58,7 +58,7 @@ class Connectors(Bound):
         given, organization_id, created_by = self._owned(body)
         kind = _kind(given.connector_type, given.provider)
         core = await self._home.core()
-        config = await execution.pinned(core, kind, parse_config(kind, given.config))
+        config = await execution.pinned(core, kind, parse_config(kind, given.config), organization_id)
         connector_id, time = new_id(), now()
         sealed = core.configs.seal(organization_id, connector_id, 1, config)
         connector = Connector(
@@ -156,7 +156,8 @@ class Connectors(Bound):
         """The columns to store, sealed for the next version; none where the change changes nothing."""
         config = core.configs.merged(connector, change.config or {})
         if change.config:
-            config = await execution.pinned(core, providers.load(connector.provider), config)
+            kind = providers.load(connector.provider)
+            config = await execution.pinned(core, kind, config, connector.organization_id)
         name, status = change.name or connector.name, change.status or connector.status
         same_config = config.split() == core.configs.release(connector).split()
         if same_config and (name, status) == (connector.name, connector.status):
@@ -193,13 +194,15 @@ class Connectors(Bound):
     async def test_config(self, body: Mapping[str, Any]) -> Record:
         """Test a config without saving it."""
         policy.require_role(self._principal, Role.ADMIN)
-        given = NewTest.parse(body)
+        owner = self._principal.organization_id
+        given = NewTest.parse(body) if owner is not None else OwnedTest.parse(body)
+        organization_id = given.organization_id if isinstance(given, OwnedTest) else owner
         kind = _kind(given.connector_type, given.provider)
         config = parse_config(kind, given.config)
         core = await self._home.core()
 
         def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
-            return execution.open_session(core, kind, config, stack)
+            return execution.open_session(core, kind, config, stack, organization_id)
 
         answer, _ = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
         return answer

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig, Result
@@ -242,10 +243,7 @@ async def _batches(core: Core, planned: Planned, course: _Course) -> AsyncGenera
 async def _leased(core: Core, target: Target, course: _Course) -> AsyncIterator[Provider[Any]]:
     key = SessionKey(target.connector.id, target.connector.version, target.effective.digest)
     size = int(target.effective["pool_size"])
-
-    def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
-        return open_provider(core, target, stack)
-
+    opener = partial(open_provider, core, target)
     async with core.sessions.lease(key, size, opener, admitted=course.admitted) as provider:
         yield provider
 
@@ -253,12 +251,14 @@ async def _leased(core: Core, target: Target, course: _Course) -> AsyncIterator[
 async def open_provider(core: Core, target: Target, stack: AsyncExitStack) -> Provider[Any]:
     """Release the config to a new session of its provider."""
     config = core.configs.release(target.connector, target.effective.override)
-    return await open_session(core, target.effective.kind, config, stack)
+    return await open_session(core, target.effective.kind, config, stack, target.connector.organization_id)
 
 
-async def open_session(core: Core, kind: Kind, config: ProviderConfig, stack: AsyncExitStack) -> Provider[Any]:
+async def open_session(
+    core: Core, kind: Kind, config: ProviderConfig, stack: AsyncExitStack, organization_id: str | None
+) -> Provider[Any]:
     """A new session of a provider. Raises only errors of ours."""
-    provider: Provider[Any] = kind(config, network=core.egress)
+    provider: Provider[Any] = kind(config, network=core.egress, organization_id=organization_id)
     try:
         await provider.open(stack)
     except Exception as exc:
@@ -266,13 +266,13 @@ async def open_session(core: Core, kind: Kind, config: ProviderConfig, stack: As
     return provider
 
 
-async def pinned(core: Core, kind: Kind, config: ProviderConfig) -> ProviderConfig:
+async def pinned(core: Core, kind: Kind, config: ProviderConfig, organization_id: str) -> ProviderConfig:
     """The config with what its upstream pins. One that cannot be reached is registered all the same, not pinned."""
     if not kind.pins:
         return config
     try:
         async with AsyncExitStack() as stack, asyncio.timeout(min(config.timeout_s, core.settings.max_timeout_s)):
-            found = await _pins_of(await open_session(core, kind, config, stack))
+            found = await _pins_of(await open_session(core, kind, config, stack, organization_id))
     except (StudioError, TimeoutError):
         return config
     public, secrets = config.split()

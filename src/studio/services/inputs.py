@@ -92,6 +92,12 @@ class NewTest(Body):
     config: dict[str, Any]
 
 
+class OwnedTest(NewTest):
+    """The in-process form, in which the caller may say for whom."""
+
+    organization_id: Identifier | None = None
+
+
 class ConnectorChange(Body):
     """What to change. `config` is merged (RFC 7396): a key is replaced, `null` removes it, the rest stays."""
 

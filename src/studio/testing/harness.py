@@ -18,11 +18,12 @@ async def open_provider(
     *,
     network: Network | None = None,
     files_root: Path | None = None,
+    organization_id: str | None = "acme",
 ) -> AsyncIterator[Provider[Any]]:
     """A live provider on a checked network that lets loopback through; closed at the end."""
     gate = network or Egress(private_open=True, files_root=files_root)
     async with AsyncExitStack() as stack:
-        provider = cls(cls.Config.parse(config), network=gate)
+        provider = cls(cls.Config.parse(config), network=gate, organization_id=organization_id)
         await provider.open(stack)
         yield provider
 

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 from studio.contract import Destination, Pem, ProviderConfig, Secret
 from studio.contract.storage import StorageConfig
 from studio.contract.web import split_url
+from studio.providers.s3.config import KeyId, Region
 from studio.providers.s3.protocol import S3Provider
-from studio.providers.s3.provider import Bucket, KeyId, Region
+from studio.providers.s3.provider import Bucket
 
 if TYPE_CHECKING:
     from studio.providers.s3.session import Access

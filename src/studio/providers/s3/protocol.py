@@ -57,7 +57,7 @@ class S3Provider(ObjectProvider[ConfigT]):
         # The driver's import and its models take half a second, which is not the event loop's.
         driver = await asyncio.to_thread(import_module, "studio.providers.s3.session")
         http = await self.session(stack)
-        self._client = await driver.client(stack, self.access(), http)
+        self._client = await driver.client("s3", stack, self.access(), http)
 
     def translate(self, exc: Exception) -> StudioError | None:
         """See `errors.py`."""

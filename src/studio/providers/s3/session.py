@@ -1,4 +1,4 @@
-"""botocore without an environment: one session for all S3 connectors, and clients that dial through the gate.
+"""botocore without an environment: one session for all AWS connectors, and clients that dial through the gate.
 
 botocore fills every blank from `AWS_*` variables, `~/.aws`, plug-ins and instance metadata. Here it
 has none of these to ask: a connector without keys is anonymous. Imported on first use: 300 ms.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,8 @@ from botocore import UNSIGNED  # type: ignore[import-untyped]
 from botocore import configprovider as provided
 from botocore.loaders import Loader  # type: ignore[import-untyped]
 from botocore.tokens import TokenProviderChain  # type: ignore[import-untyped]
+
+from studio.providers.s3.role import RoleKeys
 
 USER_AGENT = "studio-connectors"
 
@@ -73,30 +75,38 @@ def shared() -> CleanSession:
 
 @dataclass(frozen=True)
 class Access:
-    """Where a client goes, and as whom. Without a key it is anonymous."""
+    """Where a client goes, and as whom: without a key anonymous, with a role as that.
+
+    `external_id` is the organization's id, never something that a config says: a role that trusts this
+    service's account for one organization cannot be used by another one (the "confused deputy" of the
+    AWS IAM guide).
+    """
 
     region: str
     endpoint_url: str | None
-    path_style: bool
     connections: int
+    path_style: bool = False
     key_id: str | None = None
     secret: str | None = None
     token: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
 
 
-async def client(stack: AsyncExitStack, access: Access, http: aiohttp.ClientSession) -> Any:
-    """An S3 client whose requests go through `http`; closed with `stack`."""
+async def client(service: str, stack: AsyncExitStack, access: Access, http: aiohttp.ClientSession) -> Any:
+    """A client of an AWS service (`s3`, `sqs` …) whose requests go through `http`; closed with `stack`."""
     session = await asyncio.to_thread(shared)
+    signed = "s3v4" if service == "s3" else "v4"
     made = await stack.enter_async_context(
         session.create_client(
-            "s3",
+            service,
             region_name=access.region,
             endpoint_url=access.endpoint_url,
             aws_access_key_id=access.key_id,
             aws_secret_access_key=access.secret,
             aws_session_token=access.token,
             config=AioConfig(
-                signature_version="s3v4" if access.key_id else UNSIGNED,
+                signature_version=signed if access.key_id else UNSIGNED,
                 http_session_cls=_through(http),
                 max_pool_connections=access.connections,
                 proxies={},
@@ -110,6 +120,10 @@ async def client(stack: AsyncExitStack, access: Access, http: aiohttp.ClientSess
         )
     )
     made.meta.events.register("before-call.s3", _stay)
+    if access.role_arn is not None:
+        keys = replace(access, role_arn=None, external_id=None)
+        sts = await client("sts", stack, keys, http)
+        made._request_signer._credentials = RoleKeys(sts, access.role_arn, access.external_id)
     return made
 
 

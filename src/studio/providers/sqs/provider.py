@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from studio.contract import BELOW, Batch, Column, Destination, Pem, Probe, ProviderConfig, Result, Secret, Text
+from studio.contract import BELOW, Batch, Column, Probe, ProviderConfig, Result
 from studio.contract.messaging import (
     AcknowledgingProvider,
     AutoAck,
@@ -35,6 +35,7 @@ from studio.contract.web import BaseUrl, Url, split_url
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers import _messages as shared
 from studio.providers._objects import net
+from studio.providers.s3.config import AwsConfig
 from studio.providers.sqs.errors import Denied, error_of
 
 if TYPE_CHECKING:
@@ -64,32 +65,16 @@ Dedup = Annotated[
 ]
 
 
-class SqsConfig(ProviderConfig):
+class SqsConfig(AwsConfig):
     """Queues of one account and region. Without keys it asks anonymously; no key is ever looked for anywhere else."""
 
-    region: Annotated[Text, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = Field(
-        "us-east-1", description="The queues' region."
-    )
-    access_key_id: Annotated[Text, Field(pattern=r"^[!-~]{1,128}$")] | None = Field(
-        None, description="Access key id; left out with its secret: anonymous."
-    )
-    secret_access_key: Secret | None = Field(None, description="Secret of the access key.")
-    session_token: Secret | None = Field(None, description="Token of temporary credentials.")
     queue_url: QueueUrl | None = Field(None, description="The address of the one queue that this connector is about.")
     queue_prefix: Annotated[QueuePrefix | None, BELOW] = Field(
         None, description="Put before every queue's name, and taken off again in answers; others cannot be reached."
     )
-    endpoint_url: Annotated[BaseUrl | None, Destination()] = Field(
-        None, description="URL of an SQS-compatible service; left out: Amazon's, in the region."
-    )
-    ssl_ca: Pem | None = Field(None, description="CA certificates that replace the system's, as PEM.")
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key: give both, or none for anonymous access")
-        if self.session_token is not None and self.access_key_id is None:
-            raise ValueError("session_token: belongs to an access_key_id, which is not given")
+    def _one_or_a_prefix(self) -> Self:
         if self.queue_url is not None and self.queue_prefix is not None:
             raise ValueError("queue_url: names one queue; give it or queue_prefix")
         return self
@@ -114,24 +99,15 @@ class Sqs(AcknowledgingProvider[SqsConfig], Listing):
         """Make the client; it connects on first use."""
         config = self.config
         # The driver's import and its models take half a second, which is not the event loop's.
-        driver = await asyncio.to_thread(import_module, "studio.providers.sqs.queues")
+        aws = await asyncio.to_thread(import_module, "studio.providers.s3.session")
+        from studio.providers.sqs.queues import Queues
+
         http = await net.session(
             stack, self.network, connections=config.pool_size, connect_s=config.connect_timeout_s,
             read_s=config.timeout_s + 1, ca=config.ssl_ca,
         )  # fmt: skip
-        self._client = await driver.client(stack, self._access(), http)
-        self._queues = driver.Queues(self._client, config.queue_url)
-
-    def _access(self) -> Any:
-        from studio.providers.s3.session import Access
-
-        config = self.config
-        return Access(
-            region=config.region, endpoint_url=config.endpoint_url, path_style=False, connections=config.pool_size,
-            key_id=config.access_key_id,
-            secret=config.secret_access_key.get_secret_value() if config.secret_access_key else None,
-            token=config.session_token.get_secret_value() if config.session_token else None,
-        )  # fmt: skip
+        self._client = await aws.client("sqs", stack, config.access(external_id=self.organization_id), http)
+        self._queues = Queues(self._client, config.queue_url)
 
     async def ping(self) -> None:
         """Ask for the queue, or for one below the prefix. An account that may not is known there nevertheless."""

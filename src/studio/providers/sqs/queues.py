@@ -8,46 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
-
-import aiohttp
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from botocore import UNSIGNED  # type: ignore[import-untyped]
 
 from studio.errors import StudioError, UpstreamError
 from studio.providers._messages import Outgoing
-from studio.providers.s3 import session as aws
-from studio.providers.s3.session import Access
 from studio.providers.sqs.errors import coded, error_of
 from studio.providers.sqs.messages import BATCH, Queue, batches, entry
 
 LONG_POLL_S = 20
 PAUSE_S = 0.2
-
-
-async def client(stack: AsyncExitStack, access: Access, http: aiohttp.ClientSession) -> Any:
-    """An SQS client whose requests go through `http`; closed with `stack`."""
-    session = await asyncio.to_thread(aws.shared)
-    return await stack.enter_async_context(
-        session.create_client(
-            "sqs",
-            region_name=access.region,
-            endpoint_url=access.endpoint_url,
-            aws_access_key_id=access.key_id,
-            aws_secret_access_key=access.secret,
-            aws_session_token=access.token,
-            config=AioConfig(
-                signature_version="v4" if access.key_id else UNSIGNED,
-                http_session_cls=aws._through(http),
-                max_pool_connections=access.connections,
-                proxies={},
-                user_agent=aws.USER_AGENT,
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                ignore_configured_endpoint_urls=True,
-            ),
-        )
-    )
 
 
 class Queues:
