@@ -111,7 +111,7 @@ class Toy(Provider[ToyConfig]):
 
     @operation(Effect.READ)
     async def query(self, query: str, params: dict[str, Any] | None = None) -> AsyncIterator[Batch]:
-        """Rows as the text says: `rows 3`, `endless`, `hold`, `sleep 1`, `broken`, `broken-late`, `defect`, `config`."""
+        """Rows as the text says: `rows 3`, `slow-rows 3`, `endless`, `hold`, `sleep 1`, `broken`, `broken-late`, `defect`, `config`."""
         verb, _, rest = query.partition(" ")
         Toy.log[verb] += 1
         try:
@@ -125,11 +125,12 @@ class Toy(Provider[ToyConfig]):
             elif verb == "defect":
                 raise ZeroDivisionError("canary-of-the-driver")
             assert not self.closed, "a session was closed under a running operation"
-            count = int(rest) if verb in {"rows", "broken-late"} else 10**9 if verb == "endless" else 1
+            count = int(rest) if verb in {"rows", "slow-rows", "broken-late"} else 10**9 if verb == "endless" else 1
             at = f"{self.config.host}:{self.config.port}/{self.config.database}"
-            for start in range(0, count, 100):
-                yield Batch(COLUMNS, [(number, at) for number in range(start, min(count, start + 100))])
-                await asyncio.sleep(0)
+            step = 100 if verb != "slow-rows" else 10
+            for start in range(0, count, step):
+                yield Batch(COLUMNS, [(number, at) for number in range(start, min(count, start + step))])
+                await asyncio.sleep(0 if verb != "slow-rows" else 0.15)
             if not count:
                 yield Batch(COLUMNS, [])
             if verb == "broken-late":

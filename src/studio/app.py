@@ -12,8 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from studio import __version__
 from studio.api import agents, connectors, execute, keys, problems, system
 from studio.api.execute import Execute
+from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
 from studio.mcp import endpoint
+from studio.services import tracing
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
@@ -30,10 +32,18 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope (ASGI 3)."""
+        if tracing.on() and scope["type"] == "http":
+            await traced(self._serve, scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = execute.match(scope)
         if parts is not None:
+            scope["route"] = execute.template(parts)
             await self._execute(parts, scope, receive, send)
         elif endpoint.match(scope):
+            scope["route"] = "/mcp"
             await self._mcp(scope, receive, send)
         elif scope["type"] == "http":
             # Answered and logged by then: raised further, its text would stand in the server's log.

@@ -149,7 +149,7 @@ async def piped(answer: Any) -> AsyncIterator[tuple[int, int, asyncio.Task[None]
 async def test_a_cancelled_request_stops_and_gets_no_answer(world: World) -> None:
     Toy.gate = asyncio.Event()
 
-    async def answer(message: Any) -> Any:
+    async def answer(message: Any, _tell: Any) -> Any:
         if message["method"] == "wait":
             return await world.call("run", alias="store", query="hold")
         return {"jsonrpc": "2.0", "id": message["id"], "result": {}}
@@ -168,7 +168,7 @@ async def test_a_cancelled_request_stops_and_gets_no_answer(world: World) -> Non
 
 
 async def test_a_line_that_is_too_long_is_refused_and_the_next_one_answered(world: World) -> None:
-    async def answer(message: Any) -> Any:
+    async def answer(message: Any, _tell: Any) -> Any:
         return {"jsonrpc": "2.0", "id": message["id"], "result": {}}
 
     async with piped(answer) as (writing, reading, serving):

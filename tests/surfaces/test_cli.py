@@ -647,6 +647,48 @@ def test_secrets_are_sent_again_on_demand_or_with_another_change(
     assert lengths() == {"password": 1, "token": 5}
 
 
+SAVED = """
+connectors:
+  - name: Main
+    provider: sqlite
+    config: {path: app.db}
+    saved_operations:
+      - name: one_of
+        description: The number that was given
+        query: SELECT :n AS n
+        parameters: {n: {type: integer, maximum: 9}}
+    attachments:
+      - {agent_id: agent-123, alias: main_db, saved_only: true}
+"""
+
+
+def test_saved_operations_are_applied_and_an_attachment_may_be_limited_to_them(studio: Studio, manifest: Path) -> None:
+    manifest.write_text(SAVED)
+    names = ["connector Main", "saved operation one_of", "attachment agent-123/main_db"]
+    assert actions(studio, manifest, "--dry-run") == dict.fromkeys(names, "created")
+    assert actions(studio, manifest) == dict.fromkeys(names, "created")
+    assert actions(studio, manifest) == dict.fromkeys(names, "unchanged")
+    assert studio("query", "main_db", "SELECT 1", "--agent", "agent-123").code != 0
+    assert studio("run", "main_db", "one_of", "--arg", "n=7", "--agent", "agent-123", "--json").json["data"] == [
+        {"n": 7}
+    ]
+    manifest.write_text(SAVED.replace("maximum: 9", "maximum: 5").replace("saved_only: true", "saved_only: false"))
+    done = studio("apply", manifest).out
+    assert "updated  saved operation one_of (parameters)" in done
+    assert "updated  attachment agent-123/main_db (saved_only)" in done
+    assert studio("run", "main_db", "one_of", "--arg", "n=7", "--agent", "agent-123").code != 0
+    assert studio("query", "main_db", "SELECT 1", "--agent", "agent-123").code == 0
+
+
+def test_a_saved_operation_that_is_refused_leaves_the_old_one(embedded: Studio, manifest: Path) -> None:
+    manifest.write_text(SAVED)
+    actions(embedded, manifest)
+    manifest.write_text(SAVED.replace("{n: {type: integer, maximum: 9}}", "{other: {type: integer}}"))
+    assert embedded("apply", manifest).code != 0
+    manifest.write_text(SAVED)
+    assert set(actions(embedded, manifest).values()) == {"unchanged"}
+
+
 def test_a_secret_that_is_new_to_a_connector_is_a_difference(embedded: Studio, toys: None, manifest: Path) -> None:
     manifest.write_text("connectors: [{name: Toy, provider: toy, config: {host: h, login: {user: me}}}]")
     actions(embedded, manifest)

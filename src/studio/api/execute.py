@@ -52,6 +52,12 @@ def match(scope: Scope) -> re.Match[str] | None:
     return _PATH.fullmatch(scope["path"])
 
 
+def template(parts: re.Match[str]) -> str:
+    """The route as the OpenAPI document has it."""
+    base = "connectors/{connector_id}" if parts["connector_id"] else "agents/{agent_id}/connectors/{alias}"
+    return f"/api/v1/{base}/{'operations/{operation}' if parts['operation'] else 'query'}"
+
+
 class Execute:
     """Parse, call, shape: one operation for one request."""
 

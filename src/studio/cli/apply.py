@@ -37,10 +37,15 @@ async def apply(service: Service, file: Path, dry_run: bool, update_secrets: boo
           database: app
           username: app
           password: {from_env: DB_PASSWORD}    # or {from_file: path}
+        saved_operations:
+          - name: users_of_city
+            description: Names of a city's users
+            query: SELECT name FROM users WHERE city = :city
+            parameters: {city: {type: string}}
         attachments:
-          - {agent_id: agent-123, alias: main_db, config_override: {max_rows: 100}}
+          - {agent_id: agent-123, alias: main_db, config_override: {max_rows: 100}, saved_only: true}
 
-    Nothing is deleted or detached. A config field that is left out goes back to its default; a
+    Nothing is deleted or detached but what is replaced. A config field that is left out goes back to its default; a
     secret that is left out stays. Secrets cannot be compared: a changed one is sent with
     --update-secrets, or together with another change of its connector.
     """

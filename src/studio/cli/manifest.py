@@ -13,8 +13,9 @@ from studio.cli.given import read_file, without_newline
 from studio.errors import InvalidRequest
 
 _SHORT = {"type": "connector_type", "agent": "agent_id", "override": "config_override"}
-_CONNECTOR = {"name", "connector_type", "provider", "status", "config", "attachments"}
-_ATTACHMENT = {"agent_id", "alias", "config_override"}
+_CONNECTOR = {"name", "connector_type", "provider", "status", "config", "saved_operations", "attachments"}
+_SAVED = {"name", "description", "query", "parameters", "bound"}
+_ATTACHMENT = {"agent_id", "alias", "config_override", "saved_only"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,15 @@ class Attachment:
     agent_id: str
     alias: str
     config_override: dict[str, Any]
+    saved_only: bool
+
+
+@dataclass(frozen=True)
+class SavedOperation:
+    """A statement under a name; `body` is what the service takes."""
+
+    name: str
+    body: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Wanted:
     connector_type: str | None
     status: str | None
     config: dict[str, Any] = field(repr=False)
+    saved_operations: tuple[SavedOperation, ...]
     attachments: tuple[Attachment, ...]
 
 
@@ -66,23 +77,40 @@ def load(path: Path) -> list[Wanted]:
 def _connector(entry: Any, where: str, folder: Path) -> Wanted:
     fields = _fields(entry, where, _CONNECTOR)
     config = _mapping(fields.get("config"), f"{where}.config")
-    attachments = fields.get("attachments") or []
-    if not isinstance(attachments, list):
-        raise InvalidRequest.at(f"{where}.attachments", "must be a list")
     return Wanted(
         name=_text(fields, "name", where),
         provider=_text(fields, "provider", where),
         connector_type=_text(fields, "connector_type", where) if "connector_type" in fields else None,
         status=_text(fields, "status", where) if "status" in fields else None,
         config=_fetched(config, f"{where}.config", folder),
-        attachments=tuple(_attachment(one, f"{where}.attachments.{number}") for number, one in enumerate(attachments)),
+        saved_operations=tuple(_saved(*one) for one in _listed(fields, "saved_operations", where)),
+        attachments=tuple(_attachment(*one) for one in _listed(fields, "attachments", where)),
     )
 
 
 def _attachment(entry: Any, where: str) -> Attachment:
     fields = _fields(entry, where, _ATTACHMENT)
     override = _mapping(fields.get("config_override"), f"{where}.config_override")
-    return Attachment(_text(fields, "agent_id", where), _text(fields, "alias", where), override)
+    saved_only = fields.get("saved_only", False)
+    if not isinstance(saved_only, bool):
+        raise InvalidRequest.at(f"{where}.saved_only", "must be true or false")
+    return Attachment(_text(fields, "agent_id", where), _text(fields, "alias", where), override, saved_only)
+
+
+def _saved(entry: Any, where: str) -> SavedOperation:
+    fields = _fields(entry, where, _SAVED)
+    body: dict[str, Any] = {name: _text(fields, name, where) for name in ("name", "description", "query")}
+    return SavedOperation(
+        body["name"], body | {name: _mapping(fields.get(name), f"{where}.{name}") for name in ("parameters", "bound")}
+    )
+
+
+def _listed(fields: Mapping[str, Any], name: str, where: str) -> list[tuple[Any, str]]:
+    """The entries of a list that may be left out, each with where it stands."""
+    entries = fields.get(name) or []
+    if not isinstance(entries, list):
+        raise InvalidRequest.at(f"{where}.{name}", "must be a list")
+    return [(entry, f"{where}.{name}.{number}") for number, entry in enumerate(entries)]
 
 
 def _fields(entry: Any, where: str, known: set[str]) -> dict[str, Any]:

@@ -38,10 +38,12 @@ def mcp(context: click.Context, agent_id: str | None, tools: str) -> None:
 
 async def _serve(where: Where, agent_id: str | None, tools: str) -> None:
     from studio.mcp.stdio import Stdio
+    from studio.services import tracing
 
     key = read_text(where.key, "--key").strip() if where.key else None
     chosen = settings()
     async with AsyncExitStack() as stack:
+        stack.callback(tracing.use_environment())
         if where.url:
             from studio.client.bridge import Bridge
 

@@ -7,11 +7,11 @@ again only together with another change, or on demand.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from studio.cli.common import all_connectors, overridden, type_of
-from studio.cli.manifest import Attachment, Wanted
+from studio.cli.manifest import Attachment, SavedOperation, Wanted
 from studio.errors import Conflict, StudioError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ Action = Literal["created", "updated", "unchanged"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done (or would be) about one connector or attachment; `changes` are field names, no values."""
+    """What was done, or would be, about one thing of the file; `changes` are field names, no values."""
 
-    kind: Literal["connector", "attachment"]
+    kind: Literal["connector", "saved operation", "attachment"]
     name: str
     action: Action
     changes: tuple[str, ...] = ()
@@ -39,14 +39,17 @@ class Mode:
 
 
 async def apply_one(service: Service, wanted: Wanted, mode: Mode) -> AsyncIterator[Outcome]:
-    """Bring one connector and its attachments to what is wanted. Attachments beside these stay."""
+    """Bring one connector, its saved operations and its attachments to what is wanted. Others beside these stay."""
     record = await _existing(service, wanted.name)
     outcome = await (_create(service, wanted, mode) if record is None else _update(service, wanted, record, mode))
     yield outcome
-    if not wanted.attachments:
+    if not wanted.attachments and not wanted.saved_operations:
         return
     # Read again: the connector may be new, or its config another by now.
     record = await _existing(service, wanted.name)
+    saved = await service.list_saved_operations(record["id"]) if record and wanted.saved_operations else []
+    for operation in wanted.saved_operations:
+        yield await _save(service, record, operation, saved, mode)
     used = (await service.list_instances(record["id"]))["records"] if record else []
     for attachment in wanted.attachments:
         yield await _attach(service, record, attachment, used, mode)
@@ -165,6 +168,25 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+async def _save(
+    service: Service, record: dict[str, Any] | None, wanted: SavedOperation, saved: list[dict[str, Any]], mode: Mode
+) -> Outcome:
+    found = next((one for one in saved if one["name"] == wanted.name), None)
+    changes = [] if found is None else [name for name, value in wanted.body.items() if found[name] != value]
+    if found is not None and not changes:
+        return Outcome("saved operation", wanted.name, "unchanged")
+    if record is not None and not mode.dry_run:
+        if found is not None:
+            await service.delete_saved_operation(record["id"], wanted.name)
+        try:
+            await service.create_saved_operation(record["id"], wanted.body)
+        except StudioError:
+            if found is not None:  # the old one comes back where the new one is refused
+                await service.create_saved_operation(record["id"], {name: found[name] for name in wanted.body})
+            raise
+    return Outcome("saved operation", wanted.name, "updated" if found else "created", tuple(changes))
+
+
 async def _attach(
     service: Service, record: dict[str, Any] | None, wanted: Attachment, used: list[dict[str, Any]], mode: Mode
 ) -> Outcome:
@@ -172,26 +194,37 @@ async def _attach(
     found = next((one for one in used if (one["agent_id"], one["alias"]) == (wanted.agent_id, wanted.alias)), None)
     if found is None:
         if record is not None and not mode.dry_run:
-            await _attach_as(service, record["id"], wanted, wanted.config_override)
+            await _attach_as(service, record["id"], wanted)
         return Outcome("attachment", name, "created")
-    now = overridden(found)
-    if now == wanted.config_override:
+    now = replace(wanted, config_override=overridden(found), saved_only=found["saved_only"])
+    if now == wanted:
         return Outcome("attachment", name, "unchanged")
     if not mode.dry_run:
         await _replace(service, found, wanted, now)
-    changes = sorted(key for key in {*now, *wanted.config_override} if now.get(key) != wanted.config_override.get(key))
-    return Outcome("attachment", name, "updated", tuple(f"config_override.{key}" for key in changes))
+    old, new = now.config_override, wanted.config_override
+    changes = [f"config_override.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if now.saved_only != wanted.saved_only:
+        changes.append("saved_only")
+    return Outcome("attachment", name, "updated", tuple(changes))
 
 
-async def _replace(service: Service, found: dict[str, Any], wanted: Attachment, old: dict[str, Any]) -> None:
-    """Attach anew; where the new override is refused, the old attachment comes back."""
+async def _replace(service: Service, found: dict[str, Any], wanted: Attachment, old: Attachment) -> None:
+    """Attach anew; where the new one is refused, the old attachment comes back."""
     await service.detach_from_agent(found["id"])
     try:
-        await _attach_as(service, found["connector_id"], wanted, wanted.config_override)
+        await _attach_as(service, found["connector_id"], wanted)
     except StudioError:
-        await _attach_as(service, found["connector_id"], wanted, old)
+        await _attach_as(service, found["connector_id"], old)
         raise
 
 
-async def _attach_as(service: Service, connector_id: str, wanted: Attachment, override: dict[str, Any]) -> None:
-    await service.attach_to_agent(connector_id, wanted.agent_id, wanted.alias, override or None)
+async def _attach_as(service: Service, connector_id: str, wanted: Attachment) -> None:
+    await service.attach(
+        connector_id,
+        {
+            "agent_id": wanted.agent_id,
+            "alias": wanted.alias,
+            "config_override": wanted.config_override or None,
+            "saved_only": wanted.saved_only,
+        },
+    )

@@ -53,11 +53,13 @@ async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
     import uvicorn
 
     from studio.app import Application
+    from studio.services import tracing
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces each of its own plugins
     application = Application(chosen)
     async with AsyncExitStack() as stack:
+        stack.callback(tracing.use_environment())
         service = await opened(stack, application.service)
         # Bound before anything is printed or made: whoever reads the address can connect to it.
         listener = stack.enter_context(listen(chosen.host, chosen.port))

@@ -14,6 +14,7 @@ from studio.client.transport import Transport, error_of
 from studio.errors import UpstreamError, as_studio
 from studio.mcp import protocol
 from studio.mcp.headers import METHOD, NAME, NAMED, VERSION
+from studio.mcp.progress import Tell
 from studio.mcp.protocol import Message
 
 
@@ -26,26 +27,46 @@ class Bridge(Transport):
         query = urlencode({name: value for name, value in given.items() if value is not None})
         self._url = URL(f"{self._base}/mcp" + (f"?{query}" if query else ""), encoded=True)
 
-    async def answer(self, message: Message) -> Message | None:
-        """The server's answer; an error of ours where there is none. None for a notification."""
+    async def answer(self, message: Message, tell: Tell) -> Message | None:
+        """The server's answer; an error of ours where there is none. None for a notification.
+
+        What the server says meanwhile is told on.
+        """
         try:
-            return await self._post(message)
+            return await self._post(message, tell)
         except Exception as exc:
             error = protocol.rpc_error(as_studio(exc))
             return protocol.failure(protocol.id_of(message), error) if "id" in message else None
 
-    async def _post(self, message: Message) -> Message | None:
+    async def _post(self, message: Message, tell: Tell) -> Message | None:
         headers = {**_headers(message), "accept": "application/json, text/event-stream"}
         try:
             async with self._opened().post(
                 self._url, data=orjson.dumps(message), headers=headers, allow_redirects=False
             ) as response:
-                status, content = response.status, await response.read()
+                status = response.status
+                content = await _last(response, tell)
         except TimeoutError as exc:
             raise self._late(exc) from exc
         except aiohttp.ClientError as exc:
             raise self._unreachable(exc) from exc
         return _read(status, content)
+
+
+async def _last(response: aiohttp.ClientResponse, tell: Tell) -> bytes:
+    """The answer's body; of a stream of events the one that is the answer, with the notifications told."""
+    if response.content_type != "text/event-stream":
+        return await response.read()
+    content = rest = b""
+    async for chunk in response.content.iter_any():
+        *events, rest = (rest + chunk).split(b"\n\n")
+        for data in (event.partition(b"data: ")[2] for event in events):
+            message = orjson.loads(data)
+            if "method" in message:
+                await tell(message)
+            else:
+                content = data
+    return content
 
 
 def _headers(message: Message) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from studio.contract.config import ProviderConfig
 from studio.contract.operation import Batch
 from studio.contract.values import size_of
 from studio.models import Column
+
+told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_rows", default=None)
+"""Is told of each batch, as it is read, how many rows it has; for whoever shows progress."""
 
 
 @dataclass(slots=True)
@@ -28,6 +32,7 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
     `truncated` is exact: it is set only when a row past the cap was really there.
     """
     rows_left, bytes_left = config.max_rows, config.max_bytes
+    tell = told_of_rows.get()
     async with aclosing(batches) as source:
         async for batch in source:
             rows = batch.rows
@@ -38,6 +43,8 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
                 taken, size = _fitting(rows[:taken], bytes_left)
             bytes_left -= size
             rows_left -= taken
+            if tell is not None:
+                tell(taken)
             more = taken < len(rows)
             yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
             if more:

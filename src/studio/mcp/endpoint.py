@@ -1,7 +1,8 @@
 """`POST /mcp`: MCP over Streamable HTTP, as a small ASGI application beside the management API.
 
-One POST is one JSON-RPC message and gets one JSON answer. There are no sessions and no streams, so
-GET and DELETE are not allowed, and closing the connection cancels the work. Sources:
+One POST is one JSON-RPC message and gets one JSON answer; only a call that has progress to tell is
+answered by a stream of events. There are no sessions, so GET and DELETE are not allowed, and closing
+the connection cancels the work. Sources:
 https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http and
 https://modelcontextprotocol.io/specification/2025-11-25/basic/transports.
 """
@@ -30,6 +31,7 @@ from studio.errors import BadRequest, StudioError, TooLarge, as_studio
 from studio.mcp import protocol
 from studio.mcp.agent import Agent
 from studio.mcp.headers import check_headers, media_refusal, single
+from studio.mcp.progress import Tell
 from studio.mcp.protocol import Message, RpcError
 from studio.mcp.tools import Tools, tools_of
 from studio.services.connector_service import ConnectorService
@@ -37,6 +39,7 @@ from studio.settings import Settings
 
 PATHS = frozenset({"/mcp", "/mcp/"})
 _JSON = {"content-type": "application/json"}
+_EVENTS = b"text/event-stream"
 _STATUS = {protocol.METHOD_NOT_FOUND: 404, protocol.INTERNAL_ERROR: 500}
 _LEGACY_STATUS = {protocol.PARSE_ERROR: 400, protocol.INVALID_REQUEST: 400, protocol.UNSUPPORTED_VERSION: 400}
 
@@ -68,12 +71,40 @@ class Mcp:
                 return
             body = await read_body(receive, self._max_body_bytes)
             async with until_client_goes(receive):
-                status, content = await _answer(body, scope, headers, _tools(caller, scope["query_string"]))
-                await send_answer(send, status, _JSON if content else {}, content)
+                reply = _Reply(send)
+                tell = reply.tell if _EVENTS in headers.get(b"accept", b"") else None
+                await reply.end(*await _answer(body, scope, headers, _tools(caller, scope["query_string"]), tell))
         except ClientGone:
             return
         except Exception as exc:
             await send_answer(send, *problem(as_studio(exc)))
+
+
+class _Reply:
+    """One JSON answer; or, from the first notification on, a stream of events that ends with it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streams = False
+
+    async def tell(self, message: Message) -> None:
+        """Send a notification ahead of the answer."""
+        if not self._streams:
+            self._streams = True
+            headers = [(b"content-type", _EVENTS), (b"cache-control", b"no-store")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._event(orjson.dumps(message), more=True)
+
+    async def end(self, status: int, content: bytes) -> None:
+        """Send the answer."""
+        if self._streams:
+            await self._event(content, more=False)
+        else:
+            await send_answer(self._send, status, _JSON if content else {}, content)
+
+    async def _event(self, data: bytes, *, more: bool) -> None:
+        body = b"event: message\ndata: " + data + b"\n\n"
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _tools(caller: ConnectorService, query: bytes) -> Tools:
@@ -83,7 +114,9 @@ def _tools(caller: ConnectorService, query: bytes) -> Tools:
     return tools_of(Agent(caller, agent_id), given.get("tools", [None])[-1])
 
 
-async def _answer(body: bytes, scope: Scope, headers: Mapping[bytes, bytes], tools: Tools) -> tuple[int, bytes]:
+async def _answer(
+    body: bytes, scope: Scope, headers: Mapping[bytes, bytes], tools: Tools, tell: Tell | None
+) -> tuple[int, bytes]:
     """Status and content. A notification has neither result nor error to carry, and gets no content."""
     message: Message = {}
     modern = True
@@ -97,7 +130,8 @@ async def _answer(body: bytes, scope: Scope, headers: Mapping[bytes, bytes], too
             return 202, b""
         if modern:
             _check_modern(message, scope["headers"])
-        return 200, orjson.dumps(await protocol.handle(message, tools, modern=modern))
+        answer = await protocol.handle(message, tools, modern=modern, transport="tcp", tell=tell)
+        return 200, orjson.dumps(answer)
     except RpcError as exc:
         return _failed(message, exc, modern=modern)
     except StudioError as exc:

@@ -15,6 +15,8 @@ from typing import Any
 
 from studio import __version__, errors
 from studio.errors import StudioError
+from studio.mcp.observed import TOOL_ERROR, observed
+from studio.mcp.progress import Tell, reporting
 from studio.mcp.tools import Tools
 
 MODERN = ("2026-07-28",)
@@ -120,12 +122,26 @@ def check_version(requested: str, served: Sequence[str] = MODERN) -> None:
         raise RpcError(UNSUPPORTED_VERSION, "unsupported protocol version", data)
 
 
-async def handle(message: Message, tools: Tools, *, modern: bool) -> Message:
-    """The answer to a checked request of either era. Raises RpcError; StudioError from listing tools."""
+async def handle(message: Message, tools: Tools, *, modern: bool, transport: str, tell: Tell | None = None) -> Message:
+    """The answer to a checked request of either era. Raises RpcError; StudioError from listing tools.
+
+    `transport` is `tcp` or `pipe`. A call that gave a `progressToken` is reported on through `tell`.
+    """
     method = _MODERN_METHODS.get(message["method"]) if modern else _LEGACY_METHODS.get(message["method"])
     if method is None:
         raise RpcError(METHOD_NOT_FOUND, "there is no such method here")
-    result = await method(message.get("params") or {}, tools)
+    params, meta = message.get("params") or {}, meta_of(message)
+    tool = params.get("name") if method is _call_tool else None
+    token = meta.get("progressToken")
+    version = str(meta[VERSION_KEY]) if modern else "legacy"
+    with observed(message["method"], meta, tool if isinstance(tool, str) else None, version, transport) as outcome:
+        if tell is not None and tool is not None and isinstance(token, str | int):
+            async with reporting(token, tell):
+                result = await method(params, tools)
+        else:
+            result = await method(params, tools)
+        if result.get("isError"):
+            outcome.error = TOOL_ERROR
     if modern:
         result |= {"resultType": "complete", "_meta": {_SERVER_KEY: SERVER_INFO}}
     return answer(message, result)

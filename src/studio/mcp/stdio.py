@@ -17,11 +17,12 @@ import orjson
 from studio.api.wire import json_object
 from studio.errors import BadRequest, StudioError, as_studio
 from studio.mcp import protocol
+from studio.mcp.progress import Tell
 from studio.mcp.protocol import Message, RpcError
 from studio.mcp.tools import Tools
 
-Answer = Callable[[Message], Awaitable[Message | None]]
-"""What answers a message; None for one that gets no answer."""
+Answer = Callable[[Message, Tell], Awaitable[Message | None]]
+"""What answers a message; None for one that gets no answer. Notifications about it are told meanwhile."""
 _CANCELLED = "notifications/cancelled"
 _GRACE_S = 5.0
 _CHUNK = 1 << 16
@@ -30,7 +31,7 @@ _CHUNK = 1 << 16
 def answering(tools: Callable[[], Awaitable[Tools]]) -> Answer:
     """Answer in this process. `tools` is asked for each message, so that a revoked key counts at once."""
 
-    async def answer(message: Message) -> Message | None:
+    async def answer(message: Message, tell: Tell) -> Message | None:
         try:
             protocol.check_message(message)
             if "id" not in message:
@@ -39,7 +40,7 @@ def answering(tools: Callable[[], Awaitable[Tools]]) -> Answer:
             if modern:
                 protocol.check_envelope(message)
                 protocol.check_version(protocol.meta_of(message)[protocol.VERSION_KEY])
-            return await protocol.handle(message, await tools(), modern=modern)
+            return await protocol.handle(message, await tools(), modern=modern, transport="pipe", tell=tell)
         except RpcError as exc:
             return protocol.failure(protocol.id_of(message), exc)
         except Exception as exc:
@@ -106,7 +107,7 @@ class Stdio:
         self._running.pop(key, None)
 
     async def _run(self, message: Message) -> None:
-        answer = await self._answer(message)
+        answer = await self._answer(message, self._write)
         if answer is not None:
             await self._write(answer)
 

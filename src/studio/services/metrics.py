@@ -10,9 +10,15 @@ _operations = Counter(
     "studio_operations", "Operations by outcome (ok or an error code).", ("provider", "operation", "outcome"),
     registry=_registry,
 )  # fmt: skip
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _seconds = Histogram(
     "studio_operation_seconds", "Time of one operation, queueing included.", ("provider", "operation"),
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60), registry=_registry,
+    buckets=_BUCKETS, registry=_registry,
+)  # fmt: skip
+_mcp = Histogram(
+    "mcp_server_operation_duration_seconds", "Time of one MCP request.",
+    ("mcp_method_name", "gen_ai_tool_name", "error_type", "mcp_protocol_version"),
+    buckets=_BUCKETS, registry=_registry,
 )  # fmt: skip
 
 
@@ -20,6 +26,11 @@ def record(provider: str, operation: str, outcome: str, seconds: float) -> None:
     """Count one operation."""
     _operations.labels(provider, operation, outcome).inc()
     _seconds.labels(provider, operation).observe(seconds)
+
+
+def record_mcp(method: str, tool: str, error: str, version: str, seconds: float) -> None:
+    """Count one MCP request; `tool` and `error` are empty where there is none (OpenTelemetry's MCP conventions)."""
+    _mcp.labels(method, tool, error, version).observe(seconds)
 
 
 def render() -> bytes:

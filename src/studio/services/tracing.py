@@ -1,0 +1,110 @@
+"""Spans on OpenTelemetry's conventions, for those who collect them.
+
+Off, and without cost, until `use` or `use_environment` is called. No span holds a value of a
+tenant's: kinds, operations, codes and counts only.
+
+Sources: https://opentelemetry.io/docs/specs/semconv/ (database and MCP conventions),
+https://www.w3.org/TR/trace-context/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+from studio.errors import OperationNotSupported
+
+Attributes = Mapping[str, str | int]
+CARRIED = ("traceparent", "tracestate")
+"""What a caller's context travels in: HTTP headers, or members of MCP's `_meta`."""
+_NOTHING: AbstractContextManager[Any] = nullcontext()
+_EXPORTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+_tracer: Any = None
+
+
+def use(provider: Any = None) -> None:
+    """Make spans from now on, with a `TracerProvider`; None takes the one that is set for the whole process."""
+    from opentelemetry import trace
+
+    global _tracer
+    _tracer = trace.get_tracer("studio", tracer_provider=provider)
+
+
+def stop() -> None:
+    """Make no spans any more."""
+    global _tracer
+    _tracer = None
+
+
+def on() -> bool:
+    """Whether spans are made: for callers that would prepare something for one."""
+    return _tracer is not None
+
+
+def use_environment() -> Callable[[], None]:
+    """Export by OTLP over HTTP where the environment says so, under the SDK's own names; gives what flushes it.
+
+    Raises:
+        OperationNotSupported: asked for, and the exporter is not installed.
+    """
+    asked = any(os.environ.get(name) for name in _EXPORTS) and os.environ.get("OTEL_TRACES_EXPORTER") != "none"
+    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return lambda: None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as exc:
+        raise OperationNotSupported(
+            "the environment asks for OpenTelemetry (OTEL_…), which is not installed here; "
+            "install it with pip install 'studio-connectors[otel]'"
+        ) from exc
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "studio-connectors"}
+    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    use(provider)
+
+    def flush() -> None:
+        stop()
+        provider.shutdown()
+
+    return flush
+
+
+def span(
+    name: str, kind: Literal["server", "client"], attributes: Attributes, carried: Mapping[str, Any] | None = None
+) -> AbstractContextManager[Any]:
+    """A span around the body of a `with`; gives the span, or None where none is made.
+
+    `carried` holds the caller's trace context (W3C), where it sent one.
+    """
+    return _NOTHING if _tracer is None else _span(name, kind, attributes, carried or {})
+
+
+@contextmanager
+def _span(name: str, kind: str, attributes: Attributes, carried: Mapping[str, Any]) -> Iterator[Any]:
+    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    given = {key: value for key in CARRIED if isinstance(value := carried.get(key), str)}
+    with _tracer.start_as_current_span(
+        name,
+        context=TraceContextTextMapPropagator().extract(given) if given else None,
+        kind=SpanKind[kind.upper()],
+        attributes=dict(attributes),
+        record_exception=False,  # an exception's text may hold what a statement held
+        set_status_on_exception=False,
+    ) as made:
+        yield made
+
+
+def failed(made: Any, code: str) -> None:
+    """Mark a span as failed, with a code of ours."""
+    if made is not None:
+        from opentelemetry.trace import StatusCode
+
+        made.set_attribute("error.type", code)
+        made.set_status(StatusCode.ERROR)
