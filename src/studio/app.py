@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from studio import __version__
-from studio.api import agents, connectors, execute, keys, problems, system
+from studio.api import agents, connectors, execute, keys, problems, protected_resource, system
 from studio.api.execute import Execute
+from studio.api.protected_resource import Challenge
 from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
 from studio.mcp import endpoint
@@ -29,6 +30,7 @@ class Application:
         self.management = _management(self.service, self.settings)
         self._execute = Execute(self.service, self.settings.max_body_bytes, self.settings.max_timeout_s)
         self._mcp = endpoint.Mcp(self.service, self.settings)
+        self._challenge = Challenge(self.settings) if self.settings.oidc_issuer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope (ASGI 3)."""
@@ -38,6 +40,8 @@ class Application:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._challenge is not None and scope["type"] == "http":
+            send = self._challenge.around(scope, send)
         parts = execute.match(scope)
         if parts is not None:
             scope["route"] = execute.template(parts)
@@ -62,12 +66,11 @@ def _management(service: ConnectorService, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Studio Connectors",
         version=__version__,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,  # `system` has the document and its page, behind a key
         lifespan=lifespan,
-        redoc_url=None,
     )
     app.state.service, app.state.settings = service, settings
-    for module in (connectors, agents, keys, system):
+    for module in (connectors, agents, keys, system, protected_resource):
         app.include_router(module.router)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

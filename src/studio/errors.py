@@ -62,6 +62,14 @@ class Forbidden(StudioError):
     code = "forbidden"
 
 
+class InsufficientScope(Forbidden):
+    """A token's scopes do not allow it; `scope` is what to ask the issuer for, names separated by spaces."""
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
 class InvalidRequest(StudioError):
     """A field of the request is wrong; `fields` names it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "messaging": ("kafka", "rabbitmq", "sqs", "redis_pubsub"),
 }
 """`connector_type` to provider kinds, in the order of `connector-management.md`."""
+
+AGENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+"""An agent's or an organization's own id."""
 
 
 class Role(StrEnum):
@@ -48,6 +52,7 @@ class Principal:
     `organization_id` None is the trusted in-process caller, who may reach every organization.
     `agent_id` set is an agent key: it may only use its own attachments, `role` does not count,
     and `aliases` and `effects`, where set, limit it further.
+    `scope_prefix` set is a token whose scopes gave it its `effects`: prefix and effect make a scope's name.
     """
 
     organization_id: str | None
@@ -56,6 +61,7 @@ class Principal:
     agent_id: str | None = None
     aliases: frozenset[str] | None = None
     effects: frozenset[Effect] | None = None
+    scope_prefix: str | None = None
 
 
 IN_PROCESS = Principal(organization_id=None, subject="in-process", role=Role.ADMIN)

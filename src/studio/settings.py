@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")  # RFC 6749, section 3.3
+
+
+def is_safe_url(text: str) -> bool:
+    """Whether a URL keeps what it carries to itself: https, or http on this machine; no user, query or fragment."""
+    try:
+        parts = urlsplit(text)
+        secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    except ValueError:
+        return False
+    return secure and bool(parts.hostname) and not (set("@?#\\") & set(text)) and text.isprintable()
 
 
 class Settings(BaseSettings):
@@ -37,16 +52,58 @@ class Settings(BaseSettings):
     egress_deny: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="CIDR[:port] that may not be dialled although public."
     )
+    oidc_issuer: str | None = Field(None, description="OpenID provider whose access tokens are taken beside API keys.")
+    oidc_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validate_default=True, description="Whom a token must be made for: this service's URL, or its name there."
+    )
+    oidc_organization: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="Organization of every token. Empty: the claim says it."
+    )
+    oidc_organization_claim: str = Field("organization", description="Claim that names the organization.")
+    oidc_role_claim: str = Field("role", description="Claim with the role, or with groups; a.b is b inside of a.")
+    oidc_role_map: dict[str, Literal["member", "developer", "admin"]] = Field(
+        {}, description='Value of the role claim to role, as JSON: {"ops": "admin"}. Empty: the roles by name.'
+    )
+    oidc_agent_claim: str | None = Field(None, description="Claim that makes a token an agent's own. Empty: none does.")
+    oidc_scope_prefix: str | None = Field(
+        None, description="With studio: a token may only do what its scopes say, such as studio:read. Empty: no limit."
+    )
     max_timeout_s: float = Field(300, gt=0, le=3600, description="Ceiling of every operation's deadline, seconds.")
     max_sessions: int = Field(1000, ge=1, description="Open sessions (one pool each) in this process.")
     max_waiters: int = Field(256, ge=0, description="Calls that may wait for one connector's pool.")
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest request body that is read.")
 
-    @field_validator("allowed_hosts", "egress_allow", "egress_deny", mode="before")
+    @field_validator("allowed_hosts", "egress_allow", "egress_deny", "oidc_audience", mode="before")
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("oidc_issuer", "oidc_organization", "oidc_agent_claim", "oidc_scope_prefix", mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _https(cls, value: str | None) -> str | None:
+        if value is not None and not is_safe_url(value):
+            raise ValueError("must be an https URL (http on loopback only) without user name, query or fragment")
+        return value
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _some_audience(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("oidc_issuer") and not value:
+            raise ValueError("must be given with STUDIO_OIDC_ISSUER: a token for another service opens nothing here")
+        return value
+
+    @field_validator("oidc_scope_prefix")
+    @classmethod
+    def _scope(cls, value: str | None) -> str | None:
+        if value is not None and not _SCOPE.fullmatch(value):
+            raise ValueError("must be printable ASCII without spaces, quotes and backslashes")
+        return value
 
     @property
     def files_root(self) -> Path:
@@ -56,4 +113,4 @@ class Settings(BaseSettings):
     @property
     def listens_on_loopback(self) -> bool:
         """Whether only this machine can reach the service (then private ranges are open by default)."""
-        return self.host in {"127.0.0.1", "::1", "localhost"}
+        return self.host in LOOPBACK

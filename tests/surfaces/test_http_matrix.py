@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from tests import toy
 from tests.surfaces.served import HIDDEN, KEYS, Api, Reply, serving
+from tests.upstreams.issuer import AUDIENCE, issuing
 
 from studio.api import execute
 from studio.app import Application
@@ -26,9 +27,17 @@ WHO = [NOBODY, *KEYS]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    folder = tmp_path_factory.mktemp("data")
     with toy.installed():
-        async with serving(Settings(data_dir=tmp_path_factory.mktemp("data"), port=0)) as found:
-            yield found
+        async with issuing() as issuer:
+            settings = Settings(
+                data_dir=folder, port=0, oidc_issuer=issuer.url, oidc_audience=(AUDIENCE,), oidc_agent_claim="agent_id"
+            )
+            async with serving(settings) as found:
+                for who, body in KEYS.items():
+                    claims = {"organization": body["organization_id"], "role": body.get("role")}
+                    found.keys[f"{who} by token"] = issuer.token(**claims, agent_id=body.get("agent_id"))
+                yield found
 
 
 # -- who may what -------------------------------------------------------------------------------
@@ -77,12 +86,13 @@ MATRIX = [
     Row("DELETE", f"{K}/{{key_id}}", (401, 403, 403, 200, 403, 403, 404)),
     Row("GET", "/healthz", (200,) * 7),
     Row("GET", "/readyz", (200,) * 7),
-    Row("GET", "/metrics", (200,) * 7),
-    Row("GET", "/api/v1/openapi.json", (200,) * 7),
+    Row("GET", "/metrics", (401, 200, 200, 200, 403, 403, 200)),
+    Row("GET", "/api/v1/openapi.json", (200,) * 7),  # on loopback; see test_http_tokens.py for elsewhere
     Row("GET", "/docs", (200,) * 7),
+    Row("GET", "/.well-known/oauth-protected-resource", (200,) * 7),
+    Row("GET", "/.well-known/oauth-protected-resource/mcp", (200,) * 7),
 ]
-ELSEWHERE = {"/docs/oauth2-redirect": "a static page of the API browser"}
-"""Routes without a row, with the reason. MCP has its own suite."""
+"""Every route but `/mcp`, which has its own suite."""
 
 
 def _routes(routes: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -108,7 +118,7 @@ def served(application: Application) -> set[tuple[str, str]]:
 
 async def test_every_route_of_the_application_has_a_row(api: Api) -> None:
     rows = {(row.method, row.path) for row in MATRIX}
-    missing = {entry for entry in served(api.application) - rows if entry[1] not in ELSEWHERE}
+    missing = served(api.application) - rows
     assert not missing, "a route without a row: say who may call it"
     assert not rows - served(api.application), "a row without a route"
 
@@ -120,8 +130,17 @@ async def test_every_hot_route_is_in_the_document_and_so_in_the_matrix() -> None
     assert len(re.findall(r"\(\?P<", execute._PATH.pattern)) == 4
 
 
+async def test_a_route_without_a_row_would_be_found(api: Api) -> None:
+    """The negative control."""
+    rows = {(row.method, row.path) for row in MATRIX}
+    for row in MATRIX:
+        assert served(api.application) - (rows - {(row.method, row.path)}) == {(row.method, row.path)}
+
+
+@pytest.mark.parametrize("by", ["", " by token"], ids=["key", "token"])
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: f"{row.method} {row.path}")
-async def test_a_route_answers_each_caller_as_the_matrix_says(api: Api, row: Row) -> None:
+async def test_a_route_answers_each_caller_as_the_matrix_says(api: Api, row: Row, by: str) -> None:
+    """By key and by token of the issuer alike."""
     for who, status in zip(WHO, row.statuses, strict=True):
         api.count += 1
         instance = await api.attached(f"alias-{api.count}")
@@ -136,7 +155,7 @@ async def test_a_route_answers_each_caller_as_the_matrix_says(api: Api, row: Row
             body = {**body, **({"name": f"new_{api.count}"} if "name" in body else {})}
             body = {**body, **({"alias": f"new-{api.count}"} if "alias" in body else {})}
         before = await api.stored()
-        reply = await api.call(row.method, path, body, who=None if who == NOBODY else who)
+        reply = await api.call(row.method, path, body, who=None if who == NOBODY else who + by)
         assert reply.status == status, (who, reply.body)
         if status in {401, 403, 404}:
             reply.is_problem(status, {401: "unauthenticated", 403: "forbidden", 404: "not_found"}[status])

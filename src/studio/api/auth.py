@@ -1,4 +1,4 @@
-"""Who calls: the bearer key of a request becomes a service bound to its principal."""
+"""Who calls: the bearer key or token of a request becomes a service bound to its principal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from studio.api.wire import json_object, read_body
 from studio.services.connector_service import ConnectorService
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, as printed once when it was made.")
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key, as printed once when it was made; or a token of the OIDC issuer."
+)
 
 
 def bearer_of(header: str | None) -> str | None:

@@ -11,9 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from studio.errors import Forbidden
-from studio.settings import Settings
+from studio.settings import LOOPBACK, Settings
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY = "*"
 
 

@@ -75,6 +75,8 @@ def problem(error: StudioError, status: int | None = None) -> tuple[int, dict[st
     headers = {"content-type": "application/problem+json", "x-request-id": request_id}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    elif isinstance(error, errors.InsufficientScope):
+        headers["www-authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     return status, headers, orjson.dumps(document)

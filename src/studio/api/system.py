@@ -1,10 +1,18 @@
-"""Routes beside the API: health, readiness and metrics."""
+"""Routes beside the API: health, readiness, metrics, and the API's own description.
+
+Only health and readiness answer everybody. The description is the same for every installation, and a
+browser sends no key, so on a loopback address it is open too.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 
+from studio.api.auth import Caller, bearer_of
 from studio.api.wire import answer
 from studio.services import metrics
 
@@ -29,6 +37,27 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics")
-async def show_metrics() -> Response:
+async def show_metrics(caller: Caller) -> Response:
     """Text format 0.0.4. Labels hold kinds, operations and codes, never names, hosts or values."""
-    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+    return Response(await caller.metrics(), media_type=metrics.CONTENT_TYPE)
+
+
+async def _reader(request: Request) -> None:
+    if not request.app.state.settings.listens_on_loopback:
+        await request.app.state.service.authenticate(bearer_of(request.headers.get("authorization")))
+
+
+Read = Annotated[None, Depends(_reader)]
+OPENAPI = "/api/v1/openapi.json"
+
+
+@router.get(OPENAPI, include_in_schema=False)
+async def show_openapi(request: Request, _read: Read) -> Response:
+    """The OpenAPI 3.1 document."""
+    return answer(request.app.openapi())
+
+
+@router.get("/docs", include_in_schema=False)
+async def show_docs(request: Request, _read: Read) -> Response:
+    """The document as a page."""
+    return get_swagger_ui_html(openapi_url=OPENAPI, title=request.app.title)

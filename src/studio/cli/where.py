@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _META = "studio.where"
 _OPTIONS = {
     "url": ("STUDIO_URL", "Work on this server instead of the embedded store."),
-    "key": ("STUDIO_API_KEY", "API key for --url; @FILE reads it from a file."),
+    "key": ("STUDIO_API_KEY", "API key or OIDC token for --url; @FILE reads it from a file."),
     "organization": ("STUDIO_ORGANIZATION", "Organization in the embedded store.  [default: default]"),
 }
 
@@ -119,9 +119,8 @@ async def connect(where: Where) -> AsyncIterator[Service]:
             yield remote
         return
 
-    from studio.models import Principal, Role
+    from studio.models import AGENT_ID, Principal, Role
     from studio.services.connector_service import ConnectorService
-    from studio.services.inputs import AGENT_ID
 
     if not AGENT_ID.fullmatch(where.organization):
         raise InvalidRequest.at("organization", "must be 1 to 128 of letters, digits and _ . : -")

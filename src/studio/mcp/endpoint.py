@@ -27,7 +27,7 @@ from studio.api.wire import (
     send_answer,
     until_client_goes,
 )
-from studio.errors import BadRequest, StudioError, TooLarge, as_studio
+from studio.errors import BadRequest, InsufficientScope, StudioError, TooLarge, as_studio
 from studio.mcp import protocol
 from studio.mcp.agent import Agent
 from studio.mcp.headers import check_headers, media_refusal, single
@@ -134,6 +134,8 @@ async def _answer(
         return 200, orjson.dumps(answer)
     except RpcError as exc:
         return _failed(message, exc, modern=modern)
+    except InsufficientScope:
+        raise  # answered as HTTP has it: with 403 and a challenge
     except StudioError as exc:
         return _failed(message, protocol.rpc_error(exc, status_of(exc)), modern=modern)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studio.errors import StudioError, UpstreamError, as_studio
+from studio.errors import InsufficientScope, StudioError, UpstreamError, as_studio
 from studio.mcp.results import marked
 
 NEXT: dict[str, str] = {
@@ -34,7 +34,13 @@ NEXT: dict[str, str] = {
 
 
 def refusal(exc: Exception) -> dict[str, Any]:
-    """A tool's answer that says what went wrong and what to do next; what is not ours says nothing else."""
+    """A tool's answer that says what went wrong and what to do next; what is not ours says nothing else.
+
+    Raises:
+        InsufficientScope: as it came: the client's host, not its model, gets a token with more scopes.
+    """
+    if isinstance(exc, InsufficientScope):
+        raise exc
     error = as_studio(exc)
     lines = [f"error {error.code}: {_message(error)}"]
     lines += [f"- {one.field}: {one.message}" for one in error.fields if one.message not in error.message]

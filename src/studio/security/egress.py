@@ -7,6 +7,7 @@ IPv4-compatible addresses and several cloud metadata addresses.
 from __future__ import annotations
 
 import asyncio
+import copy
 import ipaddress
 import re
 import socket
@@ -114,6 +115,16 @@ class Egress:
         self._own: set[tuple[IPAddress, int]] = set()
         # A look-up that hangs must not take the loop's few shared threads with it.
         self._dns = ThreadPoolExecutor(8, thread_name_prefix="studio-dns")
+
+    def for_operator(self) -> Egress:
+        """The same gate for an address that the operator's own settings name: private ranges are open.
+
+        Nothing else differs: metadata, reserved ranges, STUDIO_EGRESS_DENY and our own endpoints stay closed.
+        It shares this gate's threads and ends with it.
+        """
+        opened = copy.copy(self)
+        opened._private_open = True
+        return opened
 
     def close(self) -> None:
         """Let the resolver's threads end."""

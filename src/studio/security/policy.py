@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from studio.errors import Forbidden, ReadOnly
+from collections.abc import Iterable
+
+from studio.errors import Forbidden, InsufficientScope, ReadOnly
 from studio.models import Effect, Principal, Role
 
 
@@ -49,4 +51,16 @@ def require_effect(principal: Principal, effect: Effect, *, read_only: bool, att
             f"ask a developer to use a connector with read_only=false"
         )
     if not allows_effect(principal, effect):
+        if principal.scope_prefix is not None:
+            raise InsufficientScope(
+                f"the token's scopes do not allow {effect} operations; ask the issuer for one with the scope "
+                f"{principal.scope_prefix}{effect}",
+                scope=scopes(principal.scope_prefix, {effect, *(principal.effects or ())}),
+            )
         raise Forbidden(f"this key does not allow {effect} operations; ask for a key with that effect")
+
+
+def scopes(prefix: str, effects: Iterable[Effect]) -> str:
+    """The scopes that allow these effects, as they stand in a challenge (RFC 6750, section 3)."""
+    wanted = set(effects)
+    return " ".join(f"{prefix}{effect}" for effect in Effect if effect in wanted)

@@ -7,7 +7,7 @@ from typing import Any, Self
 from studio.errors import NotFound
 from studio.models import IN_PROCESS, Connector, Principal, Role
 from studio.security import policy
-from studio.services import identity
+from studio.services import identity, metrics
 from studio.services.core import Core
 from studio.services.home import Home
 from studio.services.inputs import is_id
@@ -36,9 +36,14 @@ class Bound:
         return bound
 
     async def authenticate(self, bearer: str | None) -> Self:
-        """The service of whoever holds this key. Raises Unauthenticated."""
+        """The service of whoever holds this key or token. Raises Unauthenticated, and as `identity.identify`."""
         core = await self._home.core()
-        return self.acting_as(await identity.identify(core.database, bearer, self._home.background))
+        return self.acting_as(await identity.identify(core, bearer, self._home.background))
+
+    async def metrics(self) -> bytes:
+        """The process's counters in Prometheus' text format. They name nothing of anybody's, so a member sees them."""
+        policy.require_role(self._principal, Role.MEMBER)
+        return metrics.render()
 
     async def ready(self) -> None:
         """Raises where the store cannot answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from studio.errors import StudioError
 from studio.security.egress import Egress
@@ -15,6 +16,9 @@ from studio.settings import Settings
 from studio.store import migrations
 from studio.store.engine import Database, endpoint_of, open_database
 from studio.store.store import Store
+
+if TYPE_CHECKING:
+    from studio.services.issuer import Issuer
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Core:
     configs: Configs
     egress: Egress
     sessions: Sessions
+    issuer: Issuer | None = None
+    """Whose tokens are taken beside API keys."""
 
 
 class NotReady(StudioError):
@@ -59,7 +65,18 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
         max_sessions=settings.max_sessions, max_waiters=settings.max_waiters, idle_s=settings.session_idle_s
     )
     stack.push_async_callback(sessions.close)
-    return Core(settings, database, Store(database), Configs(vault), egress, sessions)
+    issuer = _issuer(settings, egress, stack) if settings.oidc_issuer else None
+    return Core(settings, database, Store(database), Configs(vault), egress, sessions, issuer)
+
+
+def _issuer(settings: Settings, egress: Egress, stack: AsyncExitStack) -> Issuer:
+    """The issuer's address is the operator's own choice, so it may be a private one."""
+    from studio.security.oidc import Rules
+    from studio.services.issuer import Issuer  # with its libraries, for those who have one
+
+    issuer = Issuer(Rules.of(settings), egress.for_operator())
+    stack.push_async_callback(issuer.close)
+    return issuer
 
 
 async def open_store(settings: Settings, stack: AsyncExitStack) -> Database:

@@ -1,4 +1,4 @@
-"""API keys: making one, and telling whose a presented one is."""
+"""API keys: making one; and telling whose a presented key or token is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from studio.errors import InvalidRequest, Unauthenticated
 from studio.models import ApiKey, Effect, Principal, Role, new_id, now
 from studio.security import tokens
+from studio.services.core import Core
 from studio.services.inputs import NewKey
 from studio.services.shapes import key_dict
 from studio.store.engine import Database
@@ -59,13 +60,22 @@ async def create_first(database: Database, organization_id: str) -> str | None:
     return text if await Keys(database).add_first(key) else None
 
 
-async def identify(database: Database, text: str | None, background: set[asyncio.Task[Any]]) -> Principal:
-    """Whose key this is, re-read from its row.
+async def identify(core: Core, text: str | None, background: set[asyncio.Task[Any]]) -> Principal:
+    """Whose key this is, re-read from its row; or whose token, where there is an issuer.
 
     Raises:
-        Unauthenticated: with one message for every reason.
+        Unauthenticated: of a key with one message for every reason.
+        StudioError: see `Issuer.identify`.
     """
     prefix = tokens.prefix_of(text or "")
+    if prefix is None and text and core.issuer is not None:
+        return await core.issuer.identify(text)
+    return await _key_holder(core.database, prefix, text, background)
+
+
+async def _key_holder(
+    database: Database, prefix: str | None, text: str | None, background: set[asyncio.Task[Any]]
+) -> Principal:
     key = await Keys(database).by_prefix(prefix) if prefix else None
     time = now()
     if (

@@ -12,10 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from studio.contract import Text
 from studio.contract.config import field_errors
 from studio.errors import BadRequest, InvalidRequest
-from studio.models import Effect, Role
+from studio.models import AGENT_ID, Effect, Role
 from studio.providers import kinds
 
-AGENT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
