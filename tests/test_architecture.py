@@ -197,6 +197,7 @@ INSIDE = {
 }
 ONLY_HTTP = {
     "ready": "asked by whoever runs the server",
+    "metrics": "asked by Prometheus; a command would find the counters of its own process at zero",
 }
 NOT_HTTP = {
     "attach_to_agent": "the documents' call; surfaces pass the body whole: attach",
