@@ -58,7 +58,9 @@ class FakeIssuer:
     def token(self, *, key: str = "rsa-1", headers: dict[str, Any] | None = None, **changed: Any) -> str:
         """A signed token."""
         algorithm = "ES256" if key.startswith("ec") else "ES384" if key == "p384" else "RS256"
-        return jwt.encode(self.claims(**changed), private_key(key), algorithm, {"kid": key, **(headers or {})})
+        # As bytes: `jwt.encode` would not sign claims of wrong types.
+        payload = json.dumps(self.claims(**changed)).encode()
+        return jwt.api_jws.encode(payload, private_key(key), algorithm, {"kid": key, **(headers or {})})
 
     async def _serve(self, request: web.Request) -> web.Response:
         self.asked[request.path] += 1
@@ -76,7 +78,7 @@ async def issuing() -> AsyncIterator[FakeIssuer]:
     issuer = FakeIssuer()
     application = web.Application()
     application.router.add_get("/{path:.*}", issuer._serve)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
