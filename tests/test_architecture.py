@@ -105,7 +105,11 @@ def test_secrets_are_opened_in_one_function() -> None:
                         if noun in owner:
                             calls.setdefault(noun, set()).add(f"{path}:{function.name}")
     assert calls["vault"] == {"services/configs.py:release"}
-    assert {call.split(":")[0] for call in calls["configs"]} <= {"services/execution.py", "services/connectors.py"}
+    assert {call.split(":")[0] for call in calls["configs"]} <= {
+        "services/execution.py",
+        "services/connectors.py",
+        "services/rotating.py",
+    }
 
 
 def test_no_route_reads_the_organization_off_a_request() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NotRequired, TypedDict
 
@@ -81,7 +81,8 @@ class Connector:
     """A registered external system: the fields of `connector-management.md`, then our own two.
 
     `version` counts changes of name, status or config (it is the ETag and the pool's generation);
-    `key_id` names the master key that sealed `config_encrypted`.
+    `key_id` names the master key that sealed `config_encrypted`. `secret_set_at` is when a secret of it
+    was last given, None where it has none; `secret_expires_at` is when somebody said it ends.
     """
 
     id: str
@@ -99,6 +100,8 @@ class Connector:
     updated_at: str
     version: int
     key_id: str
+    secret_set_at: str | None = None
+    secret_expires_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,6 @@ def new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-def now() -> str:
-    """The time as fixed-width ISO 8601 in UTC, so that text order is time order."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def now(in_s: float = 0) -> str:
+    """The time, or that in `in_s` seconds, as fixed-width ISO 8601 in UTC, so that text order is time order."""
+    return (datetime.now(UTC) + timedelta(seconds=in_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

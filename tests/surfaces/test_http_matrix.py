@@ -55,6 +55,7 @@ class Row:
 
 ATTACH = {"agent_id": "agent-1", "alias": "new"}
 QUERY = {"query": "rows 1"}
+ROTATE = {"config": {"password": "n3w"}}
 SAVE = {"name": "new", "description": "One row.", **QUERY}
 TEST = {"connector_type": "database", "provider": "toy", "config": toy.config()}
 # method, path, (nobody, member, developer, admin, agent, other agent, admin of another organization)
@@ -67,6 +68,7 @@ MATRIX = [
     Row("GET", f"{C}/{{connector_id}}", (401, 200, 200, 200, 403, 403, 404)),
     Row("PUT", f"{C}/{{connector_id}}", (401, 403, 403, 200, 403, 403, 404), {"status": "inactive"}),
     Row("DELETE", f"{C}/{{connector_id}}", (401, 403, 403, 200, 403, 403, 404)),
+    Row("POST", f"{C}/{{connector_id}}/rotate", (401, 403, 403, 200, 403, 403, 404), ROTATE),
     Row("POST", f"{C}/{{connector_id}}/test", (401, 403, 200, 200, 403, 403, 404)),
     Row("POST", f"{C}/{{connector_id}}/attach", (401, 403, 201, 201, 403, 403, 404), ATTACH),
     Row("GET", f"{C}/{{connector_id}}/instances", (401, 200, 200, 200, 403, 403, 404)),
@@ -197,6 +199,8 @@ TAKERS = {
     "test": Taker("POST", f"{C}/test", TEST, {"connector_type": TEXT, "provider": TEXT, "config": OBJECT}),
     "update": Taker("PUT", f"{C}/{{connector_id}}", {"status": "active", "config": {"max_rows": 5}},
                     {"name": TEXT, "status": TEXT, "config": OBJECT, "config.database": TEXT, "config.max_rows": "number"}),
+    "rotate": Taker("POST", f"{C}/{{connector_id}}/rotate", {**ROTATE, "grace_s": 60, "expires_at": "2999-01-01"},
+                    {"config": OBJECT, "config.password": "secret", "generate": "bool", "grace_s": "number", "expires_at": TEXT}),
     "attach": Taker("POST", f"{C}/{{connector_id}}/attach", {**ATTACH, "config_override": {"database": "d"}},
                     {"agent_id": TEXT, "alias": TEXT, "config_override": OBJECT, "config_override.database": TEXT}),
     "key": Taker("POST", K, {"name": "k", "agent_id": "a", "aliases": ["x"], "effects": ["read"], "expires_at": "2999-01-01"},

@@ -67,8 +67,9 @@ class Scram:
 class Client:
     """One connection."""
 
-    def __init__(self, users: dict[str, Any], up: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-        self.users = users
+    def __init__(self, file: Path, up: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+        self.file = file
+        self.users: dict[str, Any] = json.loads(file.read_text())
         self.up_reader, self.up_writer = up
         self.scram: Scram | None = None
         self.user: str | None = None
@@ -86,6 +87,8 @@ class Client:
             return _error(13, "Unauthorized", f"Command {name} requires authentication")
         if name == "connectionstatus":
             return self.status()
+        if name == "updateuser":
+            return self.update(document)
         return await self.forward(raw)
 
     async def hello(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +126,15 @@ class Client:
         privileges = self.users[self.user]["privileges"] if self.user else []
         return {"authInfo": {"authenticatedUserPrivileges": privileges}, "ok": 1.0}
 
+    def update(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The account's own new password, if it has the privilege."""
+        actions = [action for one in self.users[str(self.user)]["privileges"] for action in one["actions"]]
+        if document["updateUser"] != self.user or "changeOwnPassword" not in actions:
+            return _error(13, "Unauthorized", "not authorized to execute command updateUser")
+        self.users[self.user]["password"] = document["pwd"]
+        self.file.write_text(json.dumps(self.users))
+        return {"ok": 1.0}
+
     async def forward(self, raw: bytes) -> bytes:
         self.up_writer.write(raw)
         return await _read(self.up_reader)
@@ -153,7 +165,7 @@ async def main(backend: int, port: int, tls_port: int, certificate: str, key: st
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             up = await asyncio.open_connection("127.0.0.1", backend)
-            client = Client(json.loads(users.read_text()), up)  # noqa: ASYNC240 - a small file
+            client = Client(users, up)
             while True:
                 raw = await _read(reader)
                 if struct.unpack_from("<i", raw, 12)[0] != OP_MSG:

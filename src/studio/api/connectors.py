@@ -13,6 +13,7 @@ from studio.api.schemas import PROBLEMS, takes
 from studio.api.wire import answer
 from studio.errors import BadRequest
 from studio.services.inputs import ConnectorChange, NewAttachment, NewConnector, NewTest
+from studio.services.rotating import NewSecrets
 from studio.services.saved_operations import NewSavedOperation
 
 router = APIRouter(prefix="/api/v1/connectors", tags=["connectors"], responses=PROBLEMS)
@@ -103,6 +104,12 @@ async def update_connector(
 async def delete_connector(caller: Caller, connector_id: str, dry_run: bool = False) -> Response:
     """With `?dry_run=true`: what would break."""
     return answer(await (caller.preview_delete(connector_id) if dry_run else caller.delete(connector_id)))
+
+
+@router.post("/{connector_id}/rotate", summary="Rotate a connector's credentials", openapi_extra=takes(NewSecrets))
+async def rotate_connector(caller: Caller, connector_id: str, body: JsonBody) -> Response:
+    """The new secrets are tried first; the old ones are kept for `grace_s` to fall back on."""
+    return answer(await caller.rotate(connector_id, body))
 
 
 @router.post("/{connector_id}/test", summary="Test a connector")

@@ -77,6 +77,10 @@ class RemoteService(Transport):
         """See `ConnectorService.preview_delete`."""
         return await self._record("DELETE", "connectors", connector_id, query={"dry_run": True})
 
+    async def rotate(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.rotate`."""
+        return await self._record("POST", "connectors", connector_id, "rotate", body=body)
+
     async def test_connection(self, connector_id: str) -> Record:
         """See `ConnectorService.test_connection`."""
         return await self._record("POST", "connectors", connector_id, "test")

@@ -79,6 +79,8 @@ class Provider(ABC, Generic[ConfigT]):
     """What usually mends a failing test, by stage name or by error code."""
     pins: ClassVar[bool] = False
     """Whether `pin` has something to add; registering then asks the upstream."""
+    rotates: ClassVar[str | None] = None
+    """The secret that `set_password` changes upstream, as the config names it; None where it cannot."""
 
     config: ConfigT
     network: Network
@@ -112,6 +114,14 @@ class Provider(ABC, Generic[ConfigT]):
     async def pin(self) -> Mapping[str, Any]:
         """Fields that registration adds to the config: what was found upstream then, to be held to later."""
         return {}
+
+    async def set_password(self, new: str) -> str | None:
+        """Give the account that is logged in a new password upstream; log-ins from now on need it.
+
+        `new` holds letters, digits, `-` and `_` only. Keep it out of the upstream's logs: send a verifier
+        where one is taken. Returns what an operator still has to do, if anything.
+        """
+        raise OperationNotSupported(f"{self.kind} cannot set a password upstream; change it there and give the new one")
 
     @classmethod
     def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -77,6 +77,21 @@ class Configs:
         """Seal an attachment's override; it holds no secret, and is sealed all the same."""
         return self._vault.seal(Place(organization_id, instance_id, "override", 1), override, {}, "")
 
+    def seal_secrets(self, connector: Connector, row_id: str, config: ProviderConfig) -> Sealed:
+        """The secrets of a config alone, to be kept in a row of their own beside the connector."""
+        public, secrets = config.split()
+        return self._vault.seal(_beside(connector, row_id), {}, secrets, config.destination(public))
+
+    def exchanged(self, connector: Connector, row_id: str, other: Sealed) -> Connector:
+        """The connector as it would be with secrets that are kept beside it; nothing is stored.
+
+        Raises:
+            EncryptionError: they were sealed to another destination than the connector's present one.
+        """
+        config = self.release(connector, beside=(_beside(connector, row_id), other))
+        sealed = self.seal(connector.organization_id, connector.id, connector.version, config)
+        return replace(connector, config_encrypted=sealed.token, key_id=sealed.key_id)
+
     def effective(self, connector: Connector, instance: ConnectorInstance | None = None) -> Effective:
         """What is in force for a connector, or for one attachment of it. Raises EncryptionError."""
         override = None
@@ -99,8 +114,14 @@ class Configs:
         digest = hashlib.sha256(json.dumps(narrowed, sort_keys=True).encode()).hexdigest() if narrowed else ""
         return Effective(kind, {**public, **narrowed}, narrowed, tuple(names), digest, unfit)
 
-    def release(self, connector: Connector, override: Mapping[str, Any] | None = None) -> ProviderConfig:
-        """The full config with its secrets, for a driver. The only way to a secret.
+    def release(
+        self,
+        connector: Connector,
+        override: Mapping[str, Any] | None = None,
+        *,
+        beside: tuple[Place, Sealed] | None = None,
+    ) -> ProviderConfig:
+        """The full config with its secrets, or those kept `beside` it, for a driver. The only way to a secret.
 
         The secrets open for the destination that the effective config names, so an override that
         reached a destination field would get none.
@@ -108,7 +129,7 @@ class Configs:
         place, sealed, config = _place(connector), _sealed(connector), load(connector.provider).Config
         public, _ = self._vault.open(place, sealed)
         merged = {**public, **(override or {})}
-        secrets = self._vault.release(place, sealed, config.destination(merged))
+        secrets = self._vault.release(*(beside or (place, sealed)), config.destination(merged))
         return config.parse(join_secrets(merged, secrets))
 
     def merged(self, connector: Connector, patch: Mapping[str, Any]) -> ProviderConfig:
@@ -205,6 +226,10 @@ def _paths(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
 
 def _place(connector: Connector) -> Place:
     return Place(connector.organization_id, connector.id, "config", connector.version)
+
+
+def _beside(connector: Connector, row_id: str) -> Place:
+    return Place(connector.organization_id, row_id, "secrets", 1)
 
 
 def _sealed(connector: Connector) -> Sealed:

@@ -77,6 +77,7 @@ class Connectors(Bound):
             updated_at=time,
             version=1,
             key_id=sealed.key_id,
+            secret_set_at=time if config.split()[1] else None,
         )
         if test:
             await self._must_pass(core, connector)
@@ -163,7 +164,9 @@ class Connectors(Bound):
         if same_config and (name, status) == (connector.name, connector.status):
             return {}
         sealed = core.configs.seal(connector.organization_id, connector.id, connector.version + 1, config)
-        return {"config_encrypted": sealed.token, "key_id": sealed.key_id, "name": name, "status": status}
+        given = config.split()[1] != core.configs.release(connector).split()[1]
+        age = {"secret_set_at": now(), "secret_expires_at": None} if given else {}
+        return {"config_encrypted": sealed.token, "key_id": sealed.key_id, "name": name, "status": status, **age}
 
     async def delete(self, connector_id: str) -> Record:
         """Delete a connector and its attachments. Raises NotFound."""

@@ -39,7 +39,7 @@ Name = Annotated[Text, Field(min_length=1), AfterValidator(_not_blank)]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="1 to 128 of letters, digits and _ . -")]
 
 
-def _timestamp(value: str) -> str:
+def timestamp(value: str) -> str:
     """Bring an ISO 8601 time to the store's fixed width, in UTC."""
     try:
         when = datetime.fromisoformat(value)
@@ -149,7 +149,7 @@ class NewKey(Body):
     agent_id: Identifier | None = None
     aliases: list[Alias] | None = Field(None, min_length=1, max_length=100)
     effects: list[Annotated[Effect, Field(strict=False)]] | None = Field(None, min_length=1, max_length=len(Effect))
-    expires_at: Annotated[str, AfterValidator(_timestamp)] | None = None
+    expires_at: Annotated[str, AfterValidator(timestamp)] | None = None
     organization_id: Identifier | None = None
 
 

@@ -20,6 +20,24 @@ _mcp = Histogram(
     ("mcp_method_name", "gen_ai_tool_name", "error_type", "mcp_protocol_version"),
     buckets=_BUCKETS, registry=_registry,
 )  # fmt: skip
+_fallbacks = Counter(
+    "studio_credential_fallbacks", "Calls whose credentials were refused and that tried another set of a rotation.",
+    ("provider",), registry=_registry,
+)  # fmt: skip
+_rotations = Counter(
+    "studio_rotations", "Rotations of credentials by outcome (ok or an error code).", ("provider", "outcome"),
+    registry=_registry,
+)  # fmt: skip
+
+
+def fell_back(provider: str) -> None:
+    """Count a call that tried another set of secrets."""
+    _fallbacks.labels(provider).inc()
+
+
+def rotated(provider: str, outcome: str) -> None:
+    """Count a rotation."""
+    _rotations.labels(provider, outcome).inc()
 
 
 def record(provider: str, operation: str, outcome: str, seconds: float) -> None:

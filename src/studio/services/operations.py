@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from studio.contract.caps import Capped
 from studio.contract.operation import Download
-from studio.errors import InvalidRequest
+from studio.errors import AuthFailed, InvalidRequest
 from studio.models import Effect, Result, ResultDict, Role
 from studio.security import policy
-from studio.services import execution, saved
+from studio.services import execution, fallback, saved
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
 from studio.services.execution import Planned, Target
@@ -122,21 +122,44 @@ class Operations(Bound):
         return execution.plan_query(self._principal, target, query, params)
 
     async def run(self, planned: Planned) -> Result:
-        """Run what was planned; rows stay tuples."""
-        return await execution.run(await self._home.core(), planned)
+        """Run what was planned; rows stay tuples. Refused credentials are tried once more: see `fallback`."""
+        core = await self._home.core()
+        try:
+            return await execution.run(core, planned)
+        except AuthFailed as refused:
+            return await fallback.run(core, planned, refused)
 
     async def upload(self, planned: Planned, chunks: AsyncIterator[bytes]) -> Result:
         """Give raw bytes to what was planned with `raw=True`, in constant memory."""
-        return await execution.run(await self._home.core(), planned, chunks)
+        core, given = await self._home.core(), fallback.Chunks(chunks)
+        try:
+            return await execution.run(core, planned, given)
+        except AuthFailed as refused:
+            if given.begun:  # they cannot be had again
+                raise
+            return await fallback.run(core, planned, refused, given)
 
     @asynccontextmanager
     async def download(self, planned: Planned) -> AsyncIterator[Download]:
         """The raw bytes of what was planned with `raw=True`, in constant memory."""
-        async with execution.download(await self._home.core(), planned) as content:
+        core = await self._home.core()
+        async with AsyncExitStack() as stack:
+            try:
+                content = await stack.enter_async_context(execution.download(core, planned))
+            except AuthFailed as refused:
+                content = await fallback.download(core, planned, refused, stack)
             yield content
 
     async def stream(self, planned: Planned) -> AsyncGenerator[Capped, None]:
         """The rows of what was planned, batch by batch, in constant memory."""
         core = await self._home.core()
-        async for part in execution.stream(core, planned):
-            yield part
+        begun = False
+        try:
+            async for part in execution.stream(core, planned):
+                begun = True
+                yield part
+        except AuthFailed as refused:
+            if begun:
+                raise
+            async for part in fallback.stream(core, planned, refused):
+                yield part

@@ -55,11 +55,9 @@ async def rotate(settings: Settings) -> AsyncGenerator[Progress, None]:
             vault = await open_vault(settings, database)
         total, done, failed = await _on_old_keys(database, vault), 0, list[str]()
         yield Progress(vault.key_id, 0, total)
-        for override in (False, True):
+        for field in sealed.FIELDS:
             after = ""
-            while rows := await sealed.not_sealed_by(
-                database, vault.key_id, override=override, after=after, limit=BATCH
-            ):
+            while rows := await sealed.not_sealed_by(database, vault.key_id, field=field, after=after, limit=BATCH):
                 changes = [(row, new) for row in rows if (new := _resealed(vault, row, failed))]
                 await sealed.replace(database, changes)
                 after, done = rows[-1].row_id, done + len(rows)
@@ -74,7 +72,7 @@ async def _on_old_keys(database: Database, vault: Vault) -> int:
 
 
 def _resealed(vault: Vault, row: sealed.SealedRow, failed: list[str]) -> Sealed | None:
-    place = Place(row.organization_id, row.row_id, "override" if row.override else "config", row.generation)
+    place = Place(row.organization_id, row.row_id, row.field, row.generation)
     try:
         return vault.reseal(place, row.sealed)
     except EncryptionError:

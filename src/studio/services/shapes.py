@@ -32,6 +32,8 @@ def connector_dict(connector: Connector, effective: Effective | None) -> dict[st
         "created_at": connector.created_at,
         "updated_at": connector.updated_at,
         "version": connector.version,
+        "secret_set_at": connector.secret_set_at,
+        "secret_expires_at": connector.secret_expires_at,
     }
 
 

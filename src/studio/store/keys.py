@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from studio.errors import NotFound
 from studio.models import ApiKey, Sealed, now
 from studio.store.engine import Database, lock_table, upsert
-from studio.store.tables import api_keys, connector_instances, connectors, key_canaries
+from studio.store.tables import api_keys, connector_instances, connector_secrets, connectors, key_canaries
 
 _BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
 
@@ -90,11 +90,11 @@ async def admit_canary(database: Database, sealed: Sealed, check: Callable[[Seal
 
 
 async def sealed_rows(database: Database) -> dict[str, int]:
-    """How many connectors and overrides each encryption key seals, by key id."""
+    """How many configs, overrides and other sets of secrets each encryption key seals, by key id."""
 
     def work(connection: Connection) -> dict[str, int]:
         found: dict[str, int] = {}
-        for column in (connectors.c.key_id, connector_instances.c.key_id):
+        for column in (connectors.c.key_id, connector_instances.c.key_id, connector_secrets.c.key_id):
             counted = select(column, func.count()).where(column.is_not(None)).group_by(column)
             for key_id, rows in connection.execute(counted):
                 found[key_id] = found.get(key_id, 0) + rows

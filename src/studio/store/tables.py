@@ -43,12 +43,33 @@ connectors = Table(
     Column("updated_at", String(27), nullable=False),
     Column("version", Integer, nullable=False),
     Column("key_id", String(16), nullable=False),
+    Column("secret_set_at", String(27)),
+    Column("secret_expires_at", String(27)),
     UniqueConstraint("organization_id", "name"),
     UniqueConstraint("organization_id", "id"),
     Index(None, "organization_id", "connector_type", "id"),
     Index(None, "organization_id", "provider", "id"),
     Index(None, "organization_id", "status", "id"),
     Index(None, "key_id"),
+)
+
+connector_secrets = Table(
+    "connector_secrets",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("connector_id", String(36), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("token", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),
+    Column("until", String(27), nullable=False),
+    ForeignKeyConstraint(
+        ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
+    ),
+    # One staged and one previous set a connector: two rotations cannot be under way at one time.
+    UniqueConstraint("connector_id", "kind"),
+    Index(None, "key_id"),
+    Index(None, "until"),
 )
 
 connector_counts = Table(

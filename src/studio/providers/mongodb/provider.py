@@ -21,6 +21,7 @@ from studio.providers.mongodb import guard
 from studio.providers.mongodb.bind import Binder
 from studio.providers.mongodb.config import MongodbConfig
 from studio.providers.mongodb.errors import intact, lost, work_error
+from studio.providers.mongodb.password import OwnPassword
 from studio.providers.mongodb.privileges import shape as shape_privileges
 from studio.providers.mongodb.text import (
     Collection,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _LIST = {"listCollections": 1, "nameOnly": True, "authorizedCollections": True, "cursor": {}}
 
 
-class Mongodb(DatabaseProvider[MongodbConfig]):
+class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
     """A MongoDB database: collections of documents."""
 
     kind: ClassVar[str] = "mongodb"

@@ -31,7 +31,8 @@ from studio.providers._sql.server import Call, Endpoint, SqlServer
 from studio.providers.mysql import catalog, guard
 from studio.providers.mysql.config import MysqlConfig
 from studio.providers.mysql.errors import NoTls, login_error, work_error
-from studio.providers.mysql.pool import Pool, setup
+from studio.providers.mysql.password import set_password_text
+from studio.providers.mysql.pool import READ_WRITE, Pool, setup
 from studio.providers.mysql.work import explain_text, read, transaction, write
 
 
@@ -41,6 +42,7 @@ class Mysql(SqlServer[MysqlConfig, guard.Verdict]):
     kind = "mysql"
     Config = MysqlConfig
     dialect = sqltext.MYSQL
+    rotates = "password"
     fixes: ClassVar[Mapping[str, str]] = {
         **SqlServer.fixes,
         "connect": "Check host and port, the server's bind_address and skip_networking, and firewalls in between.",
@@ -66,6 +68,15 @@ class Mysql(SqlServer[MysqlConfig, guard.Verdict]):
     def translate(self, exc: Exception) -> StudioError | None:
         """See `errors.py`."""
         return work_error(exc)
+
+    async def set_password(self, new: str) -> None:
+        """Send MariaDB the hash that it keeps; MySQL takes none that it would keep, and strikes it out of its logs."""
+        session = await self._pool.acquire(fresh=True)
+        try:
+            await session.conn.run(READ_WRITE)
+            await session.conn.run(set_password_text(new, mariadb=session.conn.is_mariadb))
+        finally:
+            self._pool.discard(session)
 
     # -- operations -------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from studio.providers._sql.server import Call, Endpoint, SqlServer
 from studio.providers.postgresql import catalog, guard
 from studio.providers.postgresql.config import PostgresqlConfig
 from studio.providers.postgresql.errors import login_error, tls_failed, work_error
+from studio.providers.postgresql.password import set_password_text
 from studio.providers.postgresql.pool import Pool
 from studio.providers.postgresql.values import SETTINGS
 from studio.providers.postgresql.wire import GuardedLoop
@@ -35,6 +36,7 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
     kind = "postgresql"
     Config = PostgresqlConfig
     dialect = sqltext.POSTGRESQL
+    rotates = "password"
     fixes: ClassVar[Mapping[str, str]] = {
         **SqlServer.fixes,
         "connect": "Check host and port, that the server listens on that address, and firewalls in between.",
@@ -64,6 +66,14 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
     def translate(self, exc: Exception) -> StudioError | None:
         """See `errors.py`."""
         return work_error(exc)
+
+    async def set_password(self, new: str) -> None:
+        """Send the verifier that the server would make of it (RFC 5803): no log of it ever holds the password."""
+        session = await self._pool.acquire(fresh=True)
+        try:
+            await session.conn.execute(set_password_text(new))
+        finally:
+            self._pool.discard(session)
 
     # -- operations -------------------------------------------------------------------------------
 

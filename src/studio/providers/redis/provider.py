@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -25,6 +26,7 @@ from studio.providers.redis.config import RedisConfig
 from studio.providers.redis.errors import intact, lost, work_error
 from studio.providers.redis.judge import Verdict, confirm, judge, placed, stripped
 from studio.providers.redis.line import encoded, parse
+from studio.providers.redis.password import set_password
 from studio.providers.redis.privileges import privileges
 from studio.providers.redis.scan import Cursor, count, members, scan
 
@@ -50,6 +52,7 @@ class Redis(DatabaseProvider[RedisConfig]):
 
     kind: ClassVar[str] = "redis"
     Config: ClassVar[type[ProviderConfig]] = RedisConfig
+    rotates: ClassVar[str | None] = "password"
     fixes: ClassVar[Mapping[str, str]] = {
         "tls": "set tls to what the server offers on that port, and give its CA in tls_ca",
         "login": "check username, password and db",
@@ -81,6 +84,10 @@ class Redis(DatabaseProvider[RedisConfig]):
     def translate(self, exc: Exception) -> StudioError | None:
         """See `errors.py`."""
         return work_error(exc)
+
+    async def set_password(self, new: str) -> str | None:
+        """See `password.py`."""
+        return await self._pool.use(partial(set_password, self.config.username or "default", new), again=False)
 
     @classmethod
     def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
