@@ -39,7 +39,8 @@ check: $(STAMP) ## Lint, types, import directions, docs up to date
 docs: $(STAMP) ## Regenerate the generated pages
 	@$(RUN)/python scripts/matrix.py
 
-bench: $(STAMP) servers ## Measure against the bare drivers; writes bench/RESULTS.md (ARGS="--only redis --rounds 5")
+bench: $(STAMP) servers ## Measure beside the peers and the bare drivers; writes bench/RESULTS.md (ARGS="--only one_row --rounds 5")
+	@bash bench/peers/setup.sh
 	@$(RUN)/python -m bench $(ARGS)
 
 format: $(STAMP) ## Format the code

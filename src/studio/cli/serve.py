@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from studio.app import Application
     from studio.settings import Settings
 
 ORGANIZATION = "default"
 _GRACE_S = 10
 _BACKLOG = 2048
+_GC_THRESHOLDS = (25_000, 20, 50)
+"""Allocations before a young collection, and collections before the older ones. The default (700) is for scripts."""
 
 
 @click.command()
@@ -34,9 +37,18 @@ _BACKLOG = 2048
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that serve; each has pools of its own.",
+)
 @json_option
 @click.pass_context
-def serve(context: click.Context, host: str | None, port: int | None, log_level: str, as_json: bool) -> None:
+def serve(
+    context: click.Context, host: str | None, port: int | None, log_level: str, workers: int, as_json: bool
+) -> None:
     """Serve the API. Logs go to stderr.
 
     On a loopback address with an empty store, a first admin key is made and printed once.
@@ -44,19 +56,18 @@ def serve(context: click.Context, host: str | None, port: int | None, log_level:
     import asyncio
 
     here_only(context)
-    asyncio.run(_serve(settings(host=host, port=port), log_level, as_json))
+    chosen = settings(host=host, port=port)
+    if workers == 1:
+        asyncio.run(_serve(chosen, log_level, as_json))
+    else:
+        context.exit(_serve_many(chosen, log_level, as_json, workers))
 
 
 async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
-    import logging
-
-    import uvicorn
-
     from studio.app import Application
     from studio.services import tracing
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces each of its own plugins
+    _log(log_level)
     application = Application(chosen)
     async with AsyncExitStack() as stack:
         stack.callback(tracing.use_environment())
@@ -64,26 +75,90 @@ async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
         # Bound before anything is printed or made: whoever reads the address can connect to it.
         listener = stack.enter_context(listen(chosen.host, chosen.port))
         first_key = await service.create_first_key(ORGANIZATION) if chosen.listens_on_loopback else None
-        server = uvicorn.Server(
-            uvicorn.Config(
-                application,
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_GRACE_S,
-            )
+        await _run(application, listener, lambda: _announce(_url(listener), first_key, as_json))
+
+
+def _serve_many(chosen: Settings, log_level: str, as_json: bool, workers: int) -> int:
+    """Prepare the store once, then serve in several processes; the exit status."""
+    import asyncio
+
+    from studio.cli.workers import supervise
+
+    _log(log_level)
+    with ExitStack() as stack:
+        with listen(chosen.host, chosen.port) as alone:  # refused where anybody listens: a shared one would join in
+            port = alone.getsockname()[1]
+        listeners = [stack.enter_context(listen(chosen.host, port, shared=True)) for _ in range(workers)]
+        first_key = asyncio.run(_prepare(chosen))
+        _announce(_url(listeners[0]), first_key, as_json)
+        return supervise(listeners, _work, chosen, log_level)
+
+
+async def _prepare(chosen: Settings) -> str | None:
+    from studio.services.connector_service import ConnectorService
+
+    async with AsyncExitStack() as stack:
+        service = await opened(stack, ConnectorService(chosen))
+        return await service.create_first_key(ORGANIZATION) if chosen.listens_on_loopback else None
+
+
+def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
+    """One of several processes that serve."""
+    import asyncio
+
+    async def work() -> None:
+        from studio.app import Application
+
+        application = Application(chosen)
+        async with AsyncExitStack() as stack:
+            await opened(stack, application.service)
+            await _run(application, listener, lambda: None)
+
+    _log(log_level)
+    asyncio.run(work())
+
+
+def _log(level: str) -> None:
+    import logging
+
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces each of its own plugins
+
+
+async def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal; `ready` is called when the signals are heeded."""
+    import gc
+
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_S,
         )
-        with _signals_stop(server):
-            _announce(_url(listener), first_key, as_json)
-            await server.serve(sockets=[listener])
+    )
+    # What stands after the start stands until the end: collections need not walk it, nor come so often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    with _signals_stop(server):
+        ready()
+        await server.serve(sockets=[listener])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises InvalidRequest where the address cannot be had."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` with others of this user on the same address.
+
+    Raises:
+        InvalidRequest: the address cannot be had.
+    """
     import socket
 
     try:
@@ -92,6 +167,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
         except OSError:
