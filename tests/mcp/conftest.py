@@ -189,10 +189,10 @@ def toys() -> Iterator[type[toy.Toy]]:
 
 
 @asynccontextmanager
-async def running(application: Callable[..., Any]) -> AsyncIterator[str]:
-    """An application behind uvicorn on a free port; its URL."""
+async def running(application: Callable[..., Any], port: int = 0) -> AsyncIterator[str]:
+    """An application behind uvicorn on a port, a free one for 0; its URL."""
     config = uvicorn.Config(
-        application, port=0, http="httptools", ws="none", log_config=None, access_log=False, lifespan="off"
+        application, port=port, http="httptools", ws="none", log_config=None, access_log=False, lifespan="off"
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -207,10 +207,10 @@ async def running(application: Callable[..., Any]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, made: Made) -> AsyncIterator[World]:
+async def serving(settings: Settings, made: Made, port: int = 0) -> AsyncIterator[World]:
     """A server on a copy of what was made."""
     application = Application(settings)
-    async with application.service, aiohttp.ClientSession() as session, running(application) as base:
+    async with application.service, aiohttp.ClientSession() as session, running(application, port) as base:
         yield World(base, application, session, dict(made.keys), made.ids)
 
 

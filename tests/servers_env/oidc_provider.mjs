@@ -1,31 +1,36 @@
 // A certified OpenID provider with client credentials, and a small API that takes its tokens.
 // node oidc_provider.mjs PORT SECRET LIFETIME_S
-// POST /_control {lifetime, slow_ms, revoke, reset} changes its behaviour and answers its counters.
+// A token is for the `resource` that was asked for (RFC 8707), else for urn:api.
+// POST /_control {lifetime, slow_ms, claims, alg, revoke, reset} changes its behaviour and answers its counters.
 import http from 'node:http';
-import { createRemoteJWKSet, jwtVerify } from 'jose';
+import { createRemoteJWKSet, exportJWK, generateKeyPair, jwtVerify } from 'jose';
 import { Provider } from 'oidc-provider';
 
 const [port, secret, lifetime] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4])];
+const SCOPES = 'api:read api:write studio:read studio:write';
 const issuer = `http://127.0.0.1:${port}`;
-const start = () => ({ lifetime, slow_ms: 0, revoked_before: 0, token_requests: 0, api_calls: 0, refused: 0 });
+const start = () => ({ lifetime, slow_ms: 0, claims: {}, alg: 'RS256', revoked_before: 0, token_requests: 0, api_calls: 0, refused: 0 });
 let state = start();
 
 const client = (id) => ({
   client_id: id, client_secret: secret, grant_types: ['client_credentials'], redirect_uris: [], response_types: [],
   token_endpoint_auth_method: `client_secret_${id}`,
 });
+const key = async (alg) => ({ ...await exportJWK((await generateKeyPair(alg, { extractable: true })).privateKey), alg, use: 'sig' });
 const provider = new Provider(issuer, {
+  jwks: { keys: [await key('RS256'), await key('ES256')] },
   clients: [client('basic'), client('post')],
-  scopes: ['api:read', 'api:write'],
+  scopes: SCOPES.split(' '),
+  extraTokenClaims: () => state.claims,
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
     resourceIndicators: {
       enabled: true,
       defaultResource: () => 'urn:api',
-      getResourceServerInfo: () => ({
-        scope: 'api:read api:write', audience: 'urn:api', accessTokenTTL: state.lifetime, accessTokenFormat: 'jwt',
-        jwt: { sign: { alg: 'RS256' } },
+      getResourceServerInfo: (_context, resource) => ({
+        scope: SCOPES, audience: resource, accessTokenTTL: state.lifetime, accessTokenFormat: 'jwt',
+        jwt: { sign: { alg: state.alg } },
       }),
     },
   },
@@ -62,7 +67,7 @@ async function control(request, response) {
   if (wanted.reset || !state.seen) state = { ...start(), seen: new Set(), revoked: new Set() };
   // All tokens that were used so far stop working, as after a rotation of keys.
   if (wanted.revoke) state.revoked = new Set(state.seen);
-  for (const name of ['lifetime', 'slow_ms']) if (name in wanted) state[name] = wanted[name];
+  for (const name of ['lifetime', 'slow_ms', 'claims', 'alg']) if (name in wanted) state[name] = wanted[name];
   const { token_requests, api_calls, refused } = state;
   json(response, 200, { token_requests, api_calls, refused });
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +51,20 @@ class OidcProvider(Server):
             },
         }  # fmt: skip
 
+    def token(self, resource: str, scope: str = "") -> str:
+        """An access token for a resource, by client credentials."""
+        form = {
+            "grant_type": "client_credentials",
+            "resource": resource,
+            "client_id": "post",
+            "client_secret": self.secret,
+        }
+        body = urllib.parse.urlencode({**form, **({"scope": scope} if scope else {})}).encode()
+        with urllib.request.urlopen(f"{self.url}/token", body, timeout=5) as answer:
+            return str(json.load(answer)["access_token"])
+
     def control(self, **settings: Any) -> dict[str, Any]:
-        """Change how the server behaves (`lifetime`, `slow_ms`, `revoke`, `reset`); its counters."""
+        """Change how the server behaves (`lifetime`, `slow_ms`, `claims`, `alg`, `revoke`, `reset`); its counters."""
         request = urllib.request.Request(f"{self.url}/_control", json.dumps(settings).encode(), method="POST")
         with urllib.request.urlopen(request, timeout=5) as answer:
             counters: dict[str, Any] = json.load(answer)
