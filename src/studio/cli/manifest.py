@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studio.cli.given import read_file, without_newline
+from studio.cli.where import variable
 from studio.errors import InvalidRequest
 
 _SHORT = {"type": "connector_type", "agent": "agent_id", "override": "config_override"}
@@ -147,9 +147,10 @@ def _fetched(value: Any, where: str, folder: Path) -> Any:
         return value
     match value:
         case {"from_env": str(name), **rest} if not rest:
-            if name not in os.environ:
+            found = variable(name)
+            if found is None:
                 raise InvalidRequest.at(where, f"the environment has no {name}")
-            return os.environ[name]
+            return found
         case {"from_file": str(path), **rest} if not rest:
             return without_newline(read_file(folder / path, where))
     return {name: _fetched(inner, f"{where}.{name}", folder) for name, inner in value.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from studio.cli.given import read_text
-from studio.cli.where import Where, opened, settings, where_options
+from studio.cli.where import Where, opened, own_settings, settings, where_options
 from studio.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def _embedded(stack: AsyncExitStack, where: Where, key: str | None, agent_
 
     if key is None and agent_id is None:
         raise BadRequest("give --agent AGENT_ID, or an API key (--key @FILE, STUDIO_API_KEY)")
-    service: ConnectorService = await opened(stack, ConnectorService(settings()))
+    service: ConnectorService = await opened(stack, ConnectorService(own_settings()))
 
     async def found() -> Tools:
         if key is not None:

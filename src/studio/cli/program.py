@@ -17,7 +17,7 @@ from studio.cli.keys import keys
 from studio.cli.mcp import mcp
 from studio.cli.serve import serve
 from studio.cli.upkeep import db, encryption
-from studio.cli.where import where_options
+from studio.cli.where import OWN_PROCESS, where_options
 from studio.errors import BadRequest, Internal, StudioError
 
 
@@ -37,13 +37,19 @@ for command in (serve, mcp, connectors, query, run_operation, keys, apply, encry
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    sys.exit(run())
+    sys.exit(run(own_process=True))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; errors are printed to stderr. Returns the exit code, see `exits`."""
+def run(arguments: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Run one command line; errors are printed to stderr. Returns the exit code, see `exits`.
+
+    In a process of its own a command that opens the store drops what it does not need of the
+    environment (`services.start`); called as a function it leaves the process as it is.
+    """
     try:
-        outcome = studio.main(arguments, prog_name="studio", standalone_mode=False)
+        outcome = studio.main(
+            arguments, prog_name="studio", standalone_mode=False, obj=OWN_PROCESS if own_process else None
+        )
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         return exits.USAGE

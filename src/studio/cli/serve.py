@@ -11,7 +11,7 @@ import click
 
 from studio.cli import text
 from studio.cli.common import json_option
-from studio.cli.where import here_only, opened, settings
+from studio.cli.where import here_only, opened, own_settings
 from studio.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def serve(
     import asyncio
 
     here_only(context)
-    chosen = settings(host=host, port=port)
+    chosen = own_settings(host=host, port=port)
     if workers == 1:
         asyncio.run(_serve(chosen, log_level, as_json))
     else:
@@ -103,8 +103,12 @@ async def _prepare(chosen: Settings) -> str | None:
 
 
 def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
-    """One of several processes that serve."""
+    """One of several processes that serve: a fresh one, which got no more than the settings."""
     import asyncio
+
+    from studio.services.start import start_clean
+
+    start_clean(chosen)
 
     async def work() -> None:
         from studio.app import Application

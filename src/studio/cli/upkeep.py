@@ -9,7 +9,7 @@ import click
 
 from studio.cli import exits, text
 from studio.cli.common import json_option
-from studio.cli.where import here_only, settings, store_does_not_open
+from studio.cli.where import here_only, own_settings, store_does_not_open
 
 if TYPE_CHECKING:
     from studio.settings import Settings
@@ -106,7 +106,7 @@ def _run(work: Work) -> dict[str, Any]:
 
     async def body() -> dict[str, Any]:
         try:
-            return await work(settings())
+            return await work(own_settings())
         except OSError as exc:
             raise store_does_not_open(exc) from exc
 

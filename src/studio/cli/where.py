@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     Service: TypeAlias = ConnectorService | RemoteService
 
+OWN_PROCESS = object()
+"""The `obj` of a command line that runs as the program, and not as a function in somebody's process."""
+_dropped: dict[str, str] = {}
+"""What a clean start took out of the environment; users may name it in a manifest."""
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "studio.where"
 _OPTIONS = {
@@ -125,7 +130,7 @@ async def connect(where: Where) -> AsyncIterator[Service]:
     if not AGENT_ID.fullmatch(where.organization):
         raise InvalidRequest.at("organization", "must be 1 to 128 of letters, digits and _ . : -")
     async with AsyncExitStack() as stack:
-        service = await opened(stack, ConnectorService(settings()))
+        service = await opened(stack, ConnectorService(own_settings()))
         yield service.acting_as(Principal(organization_id=where.organization, subject="cli", role=Role.ADMIN))
 
 
@@ -155,6 +160,30 @@ def settings(**given: Any) -> Settings:
         wrong = exc.errors(include_url=False, include_input=False, include_context=False)
         fields = [FieldError("STUDIO_" + "_".join(map(str, e["loc"])).upper(), e["msg"]) for e in wrong]
         raise InvalidRequest("a setting is wrong", fields=fields) from None
+
+
+def own_settings(**given: Any) -> Settings:
+    """As `settings`, for a command that works on the store itself: the program starts clean with them.
+
+    Raises:
+        InvalidRequest: a setting is wrong.
+        Internal: the data folder cannot be used.
+    """
+    chosen = settings(**given)
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().obj is OWN_PROCESS:
+        from studio.services.start import start_clean
+
+        try:
+            _dropped.update(start_clean(chosen))
+        except OSError as exc:
+            raise store_does_not_open(exc) from exc
+    return chosen
+
+
+def variable(name: str) -> str | None:
+    """A variable that the user names, also where it was dropped from the environment since."""
+    return os.environ.get(name, _dropped.get(name))
 
 
 def here_only(context: click.Context) -> None:

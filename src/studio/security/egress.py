@@ -50,6 +50,10 @@ _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 _TEREDO = ipaddress.IPv6Network("2001::/32")
 
 
+VOUCHED: set[tuple[str, int]] = set()
+"""What gates `for_operator` let through in this process: the second belt (`belt.py`) takes their word."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A range and, where given, the one port that it is about."""
@@ -110,6 +114,7 @@ class Egress:
         self.files_root = files_root
         self.own_files = frozenset(own_files)
         self._private_open = private_open
+        self._vouches = False
         self._allow = [Rule.parse(text) for text in allow]
         self._deny = [Rule.parse(text) for text in deny]
         self._own: set[tuple[IPAddress, int]] = set()
@@ -124,6 +129,7 @@ class Egress:
         """
         opened = copy.copy(self)
         opened._private_open = True
+        opened._vouches = True
         return opened
 
     def close(self) -> None:
@@ -149,6 +155,8 @@ class Egress:
         inner = _embedded(found)
         if inner is not None:
             self._judge(inner, port)
+        if self._vouches:
+            VOUCHED.add((address, port))
 
     def _judge(self, address: IPAddress, port: int) -> None:
         if (address, port) in self._own:

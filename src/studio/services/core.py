@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.errors import StudioError
@@ -49,15 +51,9 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     database = await open_store(settings, stack)
     await ensure_schema(database)
     vault = await open_vault(settings, database)
-    egress = Egress(
-        private_open=settings.listens_on_loopback,
-        allow=settings.egress_allow,
-        deny=settings.egress_deny,
-        files_root=settings.files_root,
-        own_files=[settings.data_dir.resolve() / KEY_FILE, *database.files()],
-    )
+    egress = gate_of(settings, [settings.data_dir.resolve() / KEY_FILE, *database.files()])
     stack.callback(egress.close)
-    if endpoint := endpoint_of(_url(settings)):
+    if endpoint := endpoint_of(database_url(settings)):
         await asyncio.to_thread(egress.reserve, *endpoint)
     if settings.port:
         await asyncio.to_thread(egress.reserve, settings.host, settings.port)
@@ -79,6 +75,17 @@ def _issuer(settings: Settings, egress: Egress, stack: AsyncExitStack) -> Issuer
     return issuer
 
 
+def gate_of(settings: Settings, own_files: Iterable[Path] = ()) -> Egress:
+    """The egress gate that the settings describe."""
+    return Egress(
+        private_open=settings.listens_on_loopback,
+        allow=settings.egress_allow,
+        deny=settings.egress_deny,
+        files_root=settings.files_root,
+        own_files=own_files,
+    )
+
+
 async def open_store(settings: Settings, stack: AsyncExitStack) -> Database:
     """The metadata database as it is, with whatever schema it has; closed with the stack.
 
@@ -87,14 +94,15 @@ async def open_store(settings: Settings, stack: AsyncExitStack) -> Database:
     """
     await asyncio.to_thread(_make_folders, settings)
     try:
-        database = open_database(_url(settings), settings.data_dir)
+        database = open_database(database_url(settings), settings.data_dir)
     except ValueError as exc:
         raise NotReady(str(exc)) from exc
     stack.push_async_callback(database.close)
     return database
 
 
-def _url(settings: Settings) -> str | None:
+def database_url(settings: Settings) -> str | None:
+    """The store's URL in clear; None is the embedded one."""
     return settings.database_url.get_secret_value() if settings.database_url else None
 
 

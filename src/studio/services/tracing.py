@@ -13,12 +13,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from studio.errors import OperationNotSupported
 
 Attributes = Mapping[str, str | int]
 CARRIED = ("traceparent", "tracestate")
 """What a caller's context travels in: HTTP headers, or members of MCP's `_meta`."""
+_COLLECTOR = "http://localhost:4318"
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 _EXPORTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 _tracer: Any = None
@@ -41,6 +43,13 @@ def stop() -> None:
 def on() -> bool:
     """Whether spans are made: for callers that would prepare something for one."""
     return _tracer is not None
+
+
+def exports_to() -> list[tuple[str, int]]:
+    """Host and port of each collector that the environment may mean; the SDK's own default is one."""
+    urls = [os.environ.get(name, "") for name in _EXPORTS if name.endswith("ENDPOINT")]
+    parsed = [urlsplit(url) for url in [*urls, _COLLECTOR]]
+    return [(url.hostname, url.port or (443 if url.scheme == "https" else 80)) for url in parsed if url.hostname]
 
 
 def use_environment() -> Callable[[], None]:
