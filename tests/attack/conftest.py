@@ -1,9 +1,24 @@
-"""Prints the attack report at the end of a run, and fails the run where a promise did not hold."""
+"""The service that is attacked; and the report, printed at the end, that fails a run where a promise did not hold."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
 import pytest
+from tests.attack import corpus
 from tests.attack.report import report
+
+from studio import providers
+from studio.models import Principal, Role
+from studio.services.connector_service import ConnectorService
+from studio.settings import Settings
+
+KINDS = providers.built()
+NETWORKED = [kind for kind in KINDS if kind != "sqlite"]
+Serve = Callable[..., Any]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -16,3 +31,47 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("attack report")
         for line in [*lines, *report.broken()]:
             terminalreporter.write_line(line)
+
+
+class Target:
+    """A service as the admin of one organization has it, and the shortest way to a connector."""
+
+    def __init__(self, service: ConnectorService) -> None:
+        self.root = service
+        self.service = service.acting_as(Principal("acme", "mallory", Role.ADMIN))
+        self._count = 0
+
+    async def create(self, kind: str, config: dict[str, Any]) -> str:
+        """Register a connector; its id."""
+        self._count += 1
+        family = providers.load(kind).family
+        body = {"name": f"{kind} {self._count}", "connector_type": family, "provider": kind, "config": config}
+        return str((await self.service.create(body))["id"])
+
+    async def query(self, kind: str, connector_id: str) -> Any:
+        """Read one thing through it."""
+        return await self.service.execute_query(connector_id, corpus.read("kinds")[kind]["query"])
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Opens a service with settings of its own on an empty store."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**settings: Any) -> Target:
+            chosen = Settings(data_dir=tmp_path / "studio", port=0, **settings)
+            return Target(await stack.enter_async_context(ConnectorService(chosen)))
+
+        yield opened
+
+
+@pytest.fixture
+async def closed(serve: Serve) -> Target:
+    """A service that other machines can reach, so that private ranges are shut."""
+    return await serve(host="0.0.0.0")
+
+
+@pytest.fixture
+async def local(serve: Serve) -> Target:
+    """A service on loopback: a developer's machine."""
+    return await serve()
