@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import secrets
 import time
@@ -20,7 +21,7 @@ from tests.upstreams.redis import Redis
 from tests.upstreams.stall import stalling
 
 from studio.contract import Probe
-from studio.errors import InvalidConfig, Timeout
+from studio.errors import InvalidConfig, Timeout, Unreachable
 from studio.providers.redis_pubsub.provider import RedisPubsub as Provider
 from studio.providers.redis_pubsub.provider import RedisPubsubConfig
 from studio.security.egress import Egress
@@ -55,13 +56,22 @@ async def provider(config: dict[str, Any]) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def window(provider: Any, name: str = "news", **more: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    """A receive that is listening already."""
-    before = (await ask(provider, "describe", name=name)).data["subscribers"]
+    """A receive that is listening already, and is gone for the server too at the end: the next one would count it."""
+    before = await listeners(provider, name)
     task = asyncio.create_task(ask(provider, "receive", name=name, auto_ack=True, **{"wait_s": 5.0, **more}))
-    while (await ask(provider, "describe", name=name)).data["subscribers"] == before:
+    while await listeners(provider, name) == before:
         assert not task.done(), task.result()
         await asyncio.sleep(0.01)
     yield task
+    async with asyncio.timeout(10):
+        await asyncio.wait([task])
+        with contextlib.suppress(Unreachable):  # a server that is down has none
+            while await listeners(provider, name) > before:  # noqa: ASYNC110 - only the server knows
+                await asyncio.sleep(0.01)
+
+
+async def listeners(provider: Any, name: str) -> int:
+    return int((await ask(provider, "describe", name=name)).data["subscribers"])
 
 
 def messages(result: Any) -> list[Any]:

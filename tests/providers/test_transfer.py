@@ -99,11 +99,37 @@ async def test_a_range_and_an_error_before_the_first_byte(tmp_path: Path, seawee
             assert answer.status == 200, await answer.text()
         raw = {"accept": BYTES["content-type"]}
         async with http.post("files/operations/get", json={"key": "a", "offset": 2, "length": 3}, headers=raw) as got:
-            assert (got.status, await got.read()) == (200, b"234")
+            assert (got.status, got.headers["content-range"], await got.read()) == (206, "bytes 2-4/10", b"234")
+            part_of = got.headers["etag"]
+        for whole in ({"key": "a"}, {"key": "a", "length": 10}, {"key": "a", "length": 99}):
+            async with http.post("files/operations/get", json=whole, headers=raw) as got:
+                assert (got.status, await got.read(), "content-range" in got.headers) == (200, b"0123456789", False)
+                md5 = hashlib.md5(b"0123456789", usedforsecurity=False).hexdigest()
+                assert got.headers["etag"] == part_of == f'"{md5}"'
+                assert got.headers["content-disposition"] == 'attachment; filename="a"'
+        async with http.post("files/operations/get", json={"key": "a", "offset": 10}, headers=raw) as got:
+            assert (got.status, (await got.json(content_type=None))["code"]) == (422, "invalid_request")
         async with http.post("files/operations/get", json={"key": "missing"}, headers=raw) as got:
             assert (got.status, (await got.json(content_type=None))["code"]) == (404, "not_found")
         async with http.post(put("a", if_none_match=True), data=b"x", headers=BYTES) as answer:
             assert (answer.status, (await answer.json(content_type=None))["code"]) == (409, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("x/Über 1.pdf", "attachment; filename=\"_ber 1.pdf\"; filename*=UTF-8''%C3%9Cber%201.pdf"),
+        ('x/a";b.txt', "attachment; filename=\"a__b.txt\"; filename*=UTF-8''a%22%3Bb.txt"),
+    ],
+)
+async def test_a_file_is_named_by_its_key(tmp_path: Path, seaweedfs: Seaweedfs, key: str, expected: str) -> None:
+    async with served(tmp_path, seaweedfs.config(prefix=f"{uuid4()}/")) as http:
+        async with http.post(put(key), data=b"", headers=BYTES) as answer:
+            assert answer.status == 200, await answer.text()
+        async with http.post(
+            "files/operations/get", json={"key": key}, headers={"accept": BYTES["content-type"]}
+        ) as got:
+            assert (got.status, await got.read(), got.headers["content-disposition"]) == (200, b"", expected)
 
 
 async def test_policy_and_input_rules_hold_for_raw_bytes_too(tmp_path: Path, seaweedfs: Seaweedfs) -> None:

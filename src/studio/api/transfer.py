@@ -1,6 +1,8 @@
 """Raw bytes through an operation: objects of any size, in constant memory.
 
-`POST …/operations/get` with `Accept: application/octet-stream` answers the object itself.
+`POST …/operations/get` with `Accept: application/octet-stream` answers the object itself: 200, or 206 with
+`Content-Range` for the part that `offset` and `length` ask for. There is no `Accept-Ranges`: the header
+`Range` is for GET alone (RFC 9110, section 14.2), and the arguments say the same.
 `POST …/operations/put?arguments={"key": …}` with `Content-Type: application/octet-stream` takes the
 request's body as the object; the arguments stand in the query, since the body is taken.
 """
@@ -8,9 +10,10 @@ request's body as the object; the arguments stand in the query, since the body i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import orjson
 
@@ -20,6 +23,8 @@ from studio.errors import BadRequest
 from studio.services.connector_service import ConnectorService
 
 BYTES = "application/octet-stream"
+_ETAG = re.compile(r"[!#-~]{1,256}")
+_UNUSUAL = re.compile(r"[^A-Za-z0-9 ._-]")
 
 
 def asked(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
@@ -79,13 +84,33 @@ async def _received(receive: Receive) -> AsyncGenerator[bytes, None]:
 
 
 async def _send(content: Download, send: Send) -> None:
-    headers = [
-        (b"content-type", BYTES.encode()),  # whatever the object claims to be: a browser must not run it
-        (b"x-content-type-options", b"nosniff"),
-        (b"content-length", str(content.length).encode()),
-        (b"x-studio-details", json.dumps(content.details).encode("ascii")),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    part = content.size is not None and 0 < content.length < content.size
+    headers = [(name.encode(), value.encode("ascii")) for name, value in _headers(content, part=part).items()]
+    await send({"type": "http.response.start", "status": 206 if part else 200, "headers": headers})
     async for chunk in content.chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _headers(content: Download, *, part: bool) -> dict[str, str]:
+    found = {
+        "content-type": BYTES,  # whatever the object claims to be: a browser must not run it
+        "x-content-type-options": "nosniff",
+        "content-length": str(content.length),
+        "content-disposition": _disposition(content.name),
+        "x-studio-details": json.dumps(content.details),
+    }
+    if part:
+        last = content.offset + content.length - 1
+        found["content-range"] = f"bytes {content.offset}-{last}/{content.size}"
+    if content.etag is not None and _ETAG.fullmatch(content.etag):
+        found["etag"] = f'"{content.etag}"'
+    return found
+
+
+def _disposition(name: str | None) -> str:
+    """RFC 6266: a name for all clients, and the exact one for those that read RFC 8187."""
+    if not name:
+        return "attachment"
+    plain = _UNUSUAL.sub("_", name)
+    return f'attachment; filename="{plain}"' + (f"; filename*=UTF-8''{quote(name, safe='')}" if plain != name else "")

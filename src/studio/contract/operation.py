@@ -54,7 +54,8 @@ class Download:
     """Raw bytes on their way out: what is known before the first one, then the chunks.
 
     `length` counts the bytes that `chunks` holds in all, which may be a range of the `size` that the
-    whole has. `details` is in canonical form, and goes where a surface has room for it.
+    whole has. `name` is what a file of it could be called; `etag` is an opaque mark of the whole's
+    content. `details` is in canonical form, and goes where a surface has room for it.
     """
 
     chunks: AsyncIterator[bytes]
@@ -62,6 +63,8 @@ class Download:
     offset: int = 0
     size: int | None = None
     content_type: str = "application/octet-stream"
+    name: str | None = None
+    etag: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 

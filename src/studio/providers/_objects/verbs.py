@@ -112,6 +112,8 @@ class ObjectProvider(ObjectBase[ConfigT]):
                 offset=offset,
                 size=content.entry.size,
                 content_type=content.entry.content_type or "application/octet-stream",
+                name=key.rpartition("/")[2],
+                etag=content.entry.etag,
                 details=canonical(shown(key, content.entry)),
             )
 
