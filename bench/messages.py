@@ -24,7 +24,11 @@ async def queued(service: ConnectorService, connector: str, name: str) -> None:
     """Publish all and receive all, through the service."""
     for batch in texts():
         await service.execute("publish", {"name": name, "messages": batch}, connector_id=connector)
-    left = MESSAGES
+    await received(service, connector, name, MESSAGES)
+
+
+async def received(service: ConnectorService, connector: str, name: str, left: int) -> None:
+    """Receive so many."""
     while left:
         asked = {"name": name, "max_messages": BATCH, "auto_ack": True, "wait_s": 1.0}
         left -= (await service.execute("receive", asked, connector_id=connector))["row_count"]
@@ -93,7 +97,10 @@ async def kafka(service: ConnectorService) -> AsyncIterator[Pieces]:
 
 @asynccontextmanager
 async def sqs(service: ConnectorService) -> AsyncIterator[Pieces]:
-    """An emulator (moto); bare: aiobotocore, ten messages a call, which is the most that SQS takes."""
+    """An emulator (moto); bare: aiobotocore, ten messages a call, which is the most that SQS takes.
+
+    Each batch is received before the next is published: what moto does for one call grows with the queue.
+    """
     from tests.upstreams.sqs import Moto
 
     with started(Moto()) as server:
@@ -102,24 +109,33 @@ async def sqs(service: ConnectorService) -> AsyncIterator[Pieces]:
         queue = {"QueueUrl": server.create("bare")}
         async with aws("sqs", server.url, server.key, server.secret) as client:
 
+            async def ours() -> None:
+                for batch in texts():
+                    await service.execute("publish", {"name": "ours", "messages": batch}, connector_id=connector)
+                    await received(service, connector, "ours", BATCH)
+
             async def bare() -> None:
                 for batch in texts():
                     for at in range(0, BATCH, 10):
                         sent = [{"Id": str(at), "MessageBody": text} for at, text in enumerate(batch[at : at + 10])]
                         await client.send_message_batch(**queue, Entries=sent)
-                left = MESSAGES
-                while left:
-                    answer = await client.receive_message(
-                        **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageAttributeNames=["All"],
-                        MessageSystemAttributeNames=["All"],
-                    )  # fmt: skip
-                    found = answer.get("Messages", [])
-                    done = [{"Id": str(at), "ReceiptHandle": one["ReceiptHandle"]} for at, one in enumerate(found)]
-                    if done:
-                        await client.delete_message_batch(**queue, Entries=done)
-                    left -= len(found)
+                    left = BATCH
+                    while left:
+                        left -= await _ten(client, queue)
 
-            yield {ALL: (lambda: queued(service, connector, "ours"), bare)}
+            yield {ALL: (ours, bare)}
+
+
+async def _ten(client: Any, queue: dict[str, str]) -> int:
+    answer = await client.receive_message(
+        **queue, MaxNumberOfMessages=10, WaitTimeSeconds=1, MessageAttributeNames=["All"],
+        MessageSystemAttributeNames=["All"],
+    )  # fmt: skip
+    found = answer.get("Messages", [])
+    done = [{"Id": str(at), "ReceiptHandle": one["ReceiptHandle"]} for at, one in enumerate(found)]
+    if done:
+        await client.delete_message_batch(**queue, Entries=done)
+    return len(found)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import bson
@@ -256,26 +257,24 @@ async def test_large_results_come_batch_by_batch_and_the_byte_cap_ends_the_curso
 
 def _record(provider: Any, commands: list[str]) -> None:
     """Note the commands that a provider sends from now on."""
-    pool = provider._pool
-    use = pool.use
+    lease = provider._pool.lease
 
-    async def noted(work: Any, *, again: bool) -> Any:
-        async def watched(session: Any) -> Any:
+    @asynccontextmanager
+    async def noted(**options: Any) -> AsyncIterator[Any]:
+        async with lease(**options) as session:
             send = session.call
 
-            async def sent(database: str, command: Any, **options: Any) -> Any:
+            async def sent(database: str, command: Any, **more: Any) -> Any:
                 commands.append(next(iter(command)))
-                return await send(database, command, **options)
+                return await send(database, command, **more)
 
             session.call = sent
             try:
-                return await work(session)
+                yield session
             finally:
                 del session.call
 
-        return await use(watched, again=again)
-
-    pool.use = noted
+    provider._pool.lease = noted
 
 
 async def test_every_command_carries_a_time_limit_of_the_server(writer: Any) -> None:

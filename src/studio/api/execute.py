@@ -126,9 +126,7 @@ async def _stream(parts: AsyncGenerator[Capped, None], send: Send) -> None:
                     began = True
                     await send(_start(NDJSON))
                 count, truncated = count + len(part.rows), part.truncated
-                names = [column["name"] for column in part.columns]
-                lines = [orjson.dumps(dict(zip(names, row, strict=True))) for row in part.rows]
-                await send(_chunk(b"\n".join([*lines, b""]), more=True))
+                await send(_chunk(_lines(part), more=True))
         end: dict[str, Any] = {"success": True, "row_count": count, "truncated": truncated}
     except Exception as exc:
         if not began:
@@ -137,6 +135,14 @@ async def _stream(parts: AsyncGenerator[Capped, None], send: Send) -> None:
     if not began:
         await send(_start(NDJSON))
     await send(_chunk(orjson.dumps({_END: end}) + b"\n", more=False))
+
+
+def _lines(part: Capped) -> bytes:
+    rows = part.rows
+    if not part.documents:
+        names = [column["name"] for column in part.columns]
+        rows = [dict(zip(names, row, strict=True)) for row in rows]
+    return b"\n".join([*map(orjson.dumps, rows), b""])
 
 
 def _start(media_type: str) -> dict[str, Any]:

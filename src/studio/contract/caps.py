@@ -22,8 +22,9 @@ class Capped:
     """A batch within the caps. `truncated` on the last one says that more existed."""
 
     columns: list[Column]
-    rows: list[tuple[Any, ...]]
+    rows: list[Any]
     truncated: bool = False
+    documents: bool = False
 
 
 async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
@@ -46,12 +47,12 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
             if tell is not None:
                 tell(taken)
             more = taken < len(rows)
-            yield Capped(batch.columns, rows if not more else rows[:taken], truncated=more)
+            yield Capped(batch.columns, rows if not more else rows[:taken], more, batch.documents)
             if more:
                 return
 
 
-def _fitting(rows: list[tuple[Any, ...]], room: int) -> tuple[int, int]:
+def _fitting(rows: list[Any], room: int) -> tuple[int, int]:
     """How many of the rows fit into `room` bytes, and their bytes."""
     size = 0
     for number, row in enumerate(rows):

@@ -43,10 +43,14 @@ CHUNKS = "chunks"
 
 @dataclass(slots=True)
 class Batch:
-    """Some rows of a result: tuples in the order of `columns`, values in canonical form."""
+    """Some rows of a result, values in canonical form: tuples in the order of `columns`.
+
+    With `documents` they are objects, each with members of its own, and there are no columns.
+    """
 
     columns: list[Column]
-    rows: list[tuple[Any, ...]]
+    rows: list[Any]
+    documents: bool = False
 
 
 @dataclass(slots=True)

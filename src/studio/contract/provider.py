@@ -246,13 +246,13 @@ class Provider(ABC, Generic[ConfigT]):
         return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
-        result = Result(rows=[])
+        result, rows, documents = Result(), [], False
         async with aclosing(capped(batches, self.config)) as parts:
             async for part in parts:
-                result.columns = part.columns
-                result.rows += part.rows  # type: ignore[operator]
-                result.truncated = part.truncated
-        result.row_count = len(result.rows or ())
+                result.columns, result.truncated, documents = part.columns, part.truncated, part.documents
+                rows += part.rows
+        result.row_count = len(rows)
+        result.data, result.rows = (rows, None) if documents else (None, rows)
         return result
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Generic, Protocol, TypeVar
 
 from studio.errors import PoolBusy
@@ -118,6 +118,22 @@ class Pool(Generic[SessionT]):
                 raise
         async with self.lease(fresh=True) as session:
             return await work(session)
+
+    @asynccontextmanager
+    async def begun(self, work: Callable[[SessionT], Awaitable[Answer]]) -> AsyncIterator[tuple[SessionT, Answer]]:
+        """A session for a conversation that begins with `work`, a read, and the answer to that; as in `use`."""
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(self.lease())
+            try:
+                answer = await work(session)
+            except Exception as exc:
+                if not (session.reused and self._lost(exc)):
+                    raise
+                session.abort()
+                await stack.aclose()
+                session = await stack.enter_async_context(self.lease(fresh=True))
+                answer = await work(session)
+            yield session, answer
 
     async def _take(self, fresh: bool) -> SessionT:
         while self._idle:

@@ -6,13 +6,13 @@ of the server's own. A value is bound as a value: it can become neither an opera
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from studio.contract import DatabaseProvider, Effect, Probe, ProviderConfig, Result, operation
+from studio.contract import Batch, DatabaseProvider, Effect, Probe, ProviderConfig, Result, operation
 from studio.contract.database import Params
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers._lifo import Pool
@@ -115,7 +115,7 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         hint: Hint = None,
         collation: Options = None,
         params: Params = None,
-    ) -> Result:
+    ) -> AsyncGenerator[Batch, None]:
         """Find documents that fit a condition."""
         bind = Binder(params)
         command: dict[str, Any] = {
@@ -131,7 +131,9 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         rows = self.config.max_rows + 1  # one more than may be answered tells whether there were more
         command["limit"] = rows if limit is None else min(limit, rows)
         command["batchSize"] = min(command["limit"], BATCH)
-        return await self._read(command | bind.finish(hint, collation))
+        async with aclosing(self._work.documents(command | bind.finish(hint, collation))) as batches:
+            async for batch in batches:
+                yield batch
 
     @operation(Effect.READ)
     async def aggregate(
@@ -141,7 +143,7 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         hint: Hint = None,
         collation: Options = None,
         params: Params = None,
-    ) -> Result:
+    ) -> AsyncGenerator[Batch, None]:
         """Run a pipeline of reading stages."""
         bind = Binder(params)
         stages = guard.stages(bind.pipeline(pipeline, "pipeline"))
@@ -151,7 +153,9 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
             "pipeline": [*stages, {"$limit": rows}],
             "cursor": {"batchSize": min(rows, BATCH)},
         }
-        return await self._read(command | bind.finish(hint, collation))
+        async with aclosing(self._work.documents(command | bind.finish(hint, collation))) as batches:
+            async for batch in batches:
+                yield batch
 
     @operation(Effect.READ)
     async def count(
@@ -289,11 +293,6 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         return written(reply, {"deleted": reply.get("n", 0)})
 
     # -- below the operations ---------------------------------------------------------------------
-
-    async def _read(self, command: Mapping[str, Any]) -> Result:
-        from studio.providers.mongodb.values import plain
-
-        return await self._work.read(command, plain)
 
     async def _connect(self) -> Session:
         return await self._tcp.open(self._opener.log_in)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from studio.contract import Result
+from studio.contract import Batch, Result
 from studio.contract.values import size_of
 from studio.errors import ReadOnly, StudioError, UpstreamError
 from studio.providers.mongodb.errors import refused
@@ -20,6 +21,8 @@ Part = TypeVar("Part")
 
 BATCH = 1_000
 """Documents asked for at once; the server sends fewer where they would exceed 16 MiB."""
+SLICE = 100
+"""Documents passed on at once: what they become on their way out takes several times their size."""
 KILL_S = 2.0
 
 
@@ -34,10 +37,50 @@ class Work:
         self._limit = {"maxTimeMS": max(1, round(config.timeout_s * 1000))}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def read(self, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> Result:
-        """The documents that a command's cursor gives, as `shape` makes them."""
+    async def stream(self, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> AsyncGenerator[list[Any], None]:
+        """The documents that a command's cursor gives, as `shape` makes them, in batches of the server."""
         limited = {**command, **self._limit}
-        return await self._pool.use(lambda session: self._drain(session, limited, shape), again=True)
+        name, cursor = "", 0
+        try:
+            async with self._pool.begun(lambda held: held.call(self._database, limited, reading=True)) as (held, reply):
+                found = part(reply, "cursor", dict)
+                name, cursor = part(found, "ns", str).partition(".")[2], part(found, "id", int)
+                batch = part(found, "firstBatch", list)
+                while True:
+                    batch.reverse()  # taken from the end, so that what was passed on is let go
+                    while batch:
+                        try:
+                            yield [shape(batch.pop()) for _ in range(min(SLICE, len(batch)))]
+                        except GeneratorExit:
+                            return  # nothing is under way on the session: it is as good as before
+                    if not cursor:
+                        return
+                    more = {"getMore": cursor, "collection": name, "batchSize": BATCH}
+                    found = part(await held.call(self._database, more, reading=True), "cursor", dict)
+                    batch, cursor = part(found, "nextBatch", list), part(found, "id", int)
+        finally:
+            if cursor:
+                self._end(cursor, name)
+
+    async def documents(self, command: Mapping[str, Any]) -> AsyncGenerator[Batch, None]:
+        """The documents of a cursor in canonical form; uncapped."""
+        from studio.providers.mongodb.values import plain
+
+        async with aclosing(self.stream(command, plain)) as batches:
+            async for documents in batches:
+                yield Batch([], documents, documents=True)
+        yield Batch([], [], documents=True)  # where there was none, this still says that they are documents
+
+    async def read(self, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> Result:
+        """All that `stream` gives, within the caps."""
+        result, size = Result(data=[]), 0
+        async with aclosing(self.stream(command, shape)) as batches:
+            async for batch in batches:
+                size, result.truncated = self._keep(result, batch, size)
+                if result.truncated:
+                    break
+        result.row_count = len(result.data)
+        return result
 
     async def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to a reading command that has no cursor."""
@@ -55,40 +98,20 @@ class Work:
         limited = {**command, **self._limit}
         return await self._pool.use(lambda session: session.call(self._database, limited), again=False)
 
-    async def _drain(self, session: Session, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> Result:
-        reply = part(await session.call(self._database, command, reading=True), "cursor", dict)
-        result = Result(data=[])
-        name = part(reply, "ns", str).partition(".")[2]
-        size, batch, cursor = 0, part(reply, "firstBatch", list), part(reply, "id", int)
-        try:
-            while True:
-                size, cut = self._keep(result, batch, shape, size)
-                if cut or not cursor:
-                    result.truncated = cut
-                    return result
-                more = {"getMore": cursor, "collection": name, "batchSize": BATCH}
-                answer = part(await session.call(self._database, more, reading=True), "cursor", dict)
-                batch, cursor = part(answer, "nextBatch", list), part(answer, "id", int)
-        finally:
-            result.row_count = len(result.data)
-            if cursor:
-                self._end(cursor, name)
-
     def capped(self, rows: list[Any]) -> Result:
         """Rows that came in one reply, within the caps."""
         result = Result(data=[])
-        _, result.truncated = self._keep(result, rows, lambda row: row, 0)
+        _, result.truncated = self._keep(result, rows, 0)
         result.row_count = len(result.data)
         return result
 
-    def _keep(self, result: Result, batch: list[Any], shape: Callable[[Any], Any], size: int) -> tuple[int, bool]:
+    def _keep(self, result: Result, rows: list[Any], size: int) -> tuple[int, bool]:
         """Add what both caps let through; the size so far, and whether anything was left out."""
-        for document in batch:
-            shaped = shape(document)
-            size += size_of(shaped)
+        for row in rows:
+            size += size_of(row)
             if size > self._config.max_bytes or len(result.data) == self._config.max_rows:
                 return size, True
-            result.data.append(shaped)
+            result.data.append(row)
         return size, False
 
     def _end(self, cursor: int, name: str) -> None:
