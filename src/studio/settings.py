@@ -68,13 +68,30 @@ class Settings(BaseSettings):
     oidc_scope_prefix: str | None = Field(
         None, description="With studio: a token may only do what its scopes say, such as studio:read. Empty: no limit."
     )
+    vault_url: str | None = Field(
+        None,
+        description="OpenBao or HashiCorp Vault that `vault://` references are read from, such as https://vault:8200.",
+    )
+    vault_token: SecretStr | None = Field(None, description="Token for it; it should only be able to read.")
+    vault_token_file: Path | None = Field(
+        None, description="File that holds the token, in place of vault_token; read again whenever it is needed."
+    )
+    vault_path: str = Field(
+        "secret/connectors/{organization}",
+        description="`vault://` references must lie below this: the mount of a KV engine (version 2), then a path.",
+    )
+    reference_env: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Environment variables that `env://` references may name."
+    )
+    reference_files: Path | None = Field(None, description="Folder below which `file://` references may read files.")
+    reference_ttl_s: float = Field(300, ge=0, description="A resolved reference is kept this long, seconds.")
     max_timeout_s: float = Field(300, gt=0, le=3600, description="Ceiling of every operation's deadline, seconds.")
     max_sessions: int = Field(1000, ge=1, description="Open sessions (one pool each) in this process.")
     max_waiters: int = Field(256, ge=0, description="Calls that may wait for one connector's pool.")
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest request body that is read.")
 
-    @field_validator("allowed_hosts", "egress_allow", "egress_deny", "oidc_audience", mode="before")
+    @field_validator("allowed_hosts", "egress_allow", "egress_deny", "oidc_audience", "reference_env", mode="before")
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -84,7 +101,7 @@ class Settings(BaseSettings):
     def _empty(cls, value: object) -> object:
         return value or None
 
-    @field_validator("oidc_issuer")
+    @field_validator("oidc_issuer", "vault_url")
     @classmethod
     def _https(cls, value: str | None) -> str | None:
         if value is not None and not is_safe_url(value):

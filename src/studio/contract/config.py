@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from studio.errors import FieldError, InvalidConfig
 
+_REFERENCE = re.compile(r"(?:vault|env|file)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STEP = re.compile(r"(?:\\.|[^.\\])*", re.DOTALL)
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
@@ -36,6 +37,19 @@ def _pem(value: str) -> str:
     if "-----BEGIN " not in value or "\x00" in value:
         raise ValueError("must be PEM text (it starts with -----BEGIN ...)")
     return value
+
+
+def is_reference(text: str) -> bool:
+    """Whether a secret is a reference to one that is kept elsewhere: `vault://…`, `env://…`, `file://…`.
+
+    The service resolves it before a driver sees the config.
+    """
+    return _REFERENCE.match(text) is not None
+
+
+def secret_check(check: Callable[[SecretStr], SecretStr]) -> AfterValidator:
+    """A validator of a secret's own form; a reference has none yet, and is checked once it is resolved."""
+    return AfterValidator(lambda value: value if is_reference(value.get_secret_value()) else check(value))
 
 
 def _no_nul(value: SecretStr) -> SecretStr:
@@ -66,7 +80,7 @@ Pem = Annotated[str, Field(max_length=262_144), AfterValidator(_pem)]
 """A certificate or a chain in PEM."""
 Secret = Annotated[SecretStr, Field(max_length=65_536), AfterValidator(_no_nul)]
 """A credential. Its `repr` is opaque; no response, log or export holds it."""
-SecretPem = Annotated[SecretStr, Field(max_length=262_144), AfterValidator(_secret_pem)]
+SecretPem = Annotated[SecretStr, Field(max_length=262_144), secret_check(_secret_pem)]
 """A private key in PEM."""
 Host = Annotated[str, Field(max_length=255), AfterValidator(_host)]
 """A DNS name or IP literal (RFC 1123), lower case."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, model_validator
 
-from studio.contract.config import Destination, Host, Pem, ProviderConfig, Secret, Text
+from studio.contract.config import Destination, Host, Pem, ProviderConfig, Secret, Text, secret_check
 from studio.contract.provider import ConfigT, Probe, Provider
 
 _URL = re.compile(
@@ -111,7 +111,7 @@ BaseUrl = Annotated[HttpUrl, AfterValidator(lambda url: url.rstrip("/"))]
 """The same for what paths are appended to: without a last slash."""
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"), AfterValidator(_header_name)]
 """A field name (RFC 9110, section 5.1) that a connector may set."""
-HeaderSecret = Annotated[Secret, AfterValidator(_header_value)]
+HeaderSecret = Annotated[Secret, secret_check(_header_value)]
 """A header's value. It may hold a credential, so it is treated as one."""
 
 

@@ -118,6 +118,7 @@ class Egress:
         self._allow = [Rule.parse(text) for text in allow]
         self._deny = [Rule.parse(text) for text in deny]
         self._own: set[tuple[IPAddress, int]] = set()
+        self._operators: set[tuple[IPAddress, int]] = set()
         # A look-up that hangs must not take the loop's few shared threads with it.
         self._dns = ThreadPoolExecutor(8, thread_name_prefix="studio-dns")
 
@@ -130,14 +131,18 @@ class Egress:
         opened = copy.copy(self)
         opened._private_open = True
         opened._vouches = True
+        opened._operators = set()
         return opened
 
     def close(self) -> None:
         """Let the resolver's threads end."""
         self._dns.shutdown(wait=False, cancel_futures=True)
 
-    def reserve(self, host: str, port: int) -> None:
-        """Close an endpoint of the service itself: its store or a listener. A wildcard closes all of this host's."""
+    def reserve(self, host: str, port: int, *, for_operator: bool = False) -> None:
+        """Close an endpoint of the service itself: its store or a listener. A wildcard closes all of this host's.
+
+        One that is `for_operator`, such as a secret store, is closed to connectors only.
+        """
         names = [host]
         if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
             names = ["127.0.0.1", "::1", socket.gethostname()]
@@ -146,7 +151,8 @@ class Egress:
                 answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
             except OSError:
                 continue
-            self._own.update((ipaddress.ip_address(str(answer[4][0]).split("%")[0]), port) for answer in answers)
+            closed = self._operators if for_operator else self._own
+            closed.update((ipaddress.ip_address(str(answer[4][0]).split("%")[0]), port) for answer in answers)
 
     def permit(self, address: str, port: int) -> None:
         """Judge one final address. Raises EgressDenied, naming the range and the setting."""
@@ -159,7 +165,7 @@ class Egress:
             VOUCHED.add((address, port))
 
     def _judge(self, address: IPAddress, port: int) -> None:
-        if (address, port) in self._own:
+        if (address, port) in self._own or (address, port) in self._operators:
             raise EgressDenied("the address is this service's own store or listener; it is never dialled")
         if any(rule.holds(address, port) for rule in self._deny):
             raise EgressDenied("the address is closed by STUDIO_EGRESS_DENY")

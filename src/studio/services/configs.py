@@ -19,6 +19,7 @@ from studio.errors import EncryptionError, FieldError, InvalidConfig, OverrideNo
 from studio.models import Connector, ConnectorInstance, Sealed
 from studio.providers import load
 from studio.security.vault import Place, Vault
+from studio.services.references import References
 
 Kind = type[Provider[Any]]
 
@@ -62,13 +63,15 @@ class Effective:
 class Configs:
     """Seals, shows, merges and releases configs with one vault."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, references: References) -> None:
         self._vault = vault
+        self._references = references
         # Keyed by the tokens themselves, which are re-read from the rows for every call.
         self._effective = lru_cache(maxsize=4096)(self._open)
 
     def seal(self, organization_id: str, connector_id: str, version: int, config: ProviderConfig) -> Sealed:
-        """Seal a connector's config for one version of its row."""
+        """Seal a connector's config for one version of its row. Raises InvalidConfig for a reference not allowed."""
+        self._references.check(organization_id, config)
         public, secrets = config.split()
         place = Place(organization_id, connector_id, "config", version)
         return self._vault.seal(place, public, secrets, config.destination(public))

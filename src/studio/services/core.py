@@ -13,6 +13,7 @@ from studio.errors import StudioError
 from studio.security.egress import Egress
 from studio.services.configs import Configs
 from studio.services.master_keys import KEY_FILE, open_vault
+from studio.services.references import References
 from studio.services.sessions import Sessions
 from studio.settings import Settings
 from studio.store import migrations
@@ -31,6 +32,7 @@ class Core:
     database: Database
     store: Store
     configs: Configs
+    references: References
     egress: Egress
     sessions: Sessions
     issuer: Issuer | None = None
@@ -55,6 +57,9 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     stack.callback(egress.close)
     if endpoint := endpoint_of(database_url(settings)):
         await asyncio.to_thread(egress.reserve, *endpoint)
+    references = References(settings, egress.for_operator())
+    if store := references.endpoint():
+        await asyncio.to_thread(egress.reserve, *store, for_operator=True)
     if settings.port:
         await asyncio.to_thread(egress.reserve, settings.host, settings.port)
     sessions = Sessions(
@@ -62,7 +67,8 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     )
     stack.push_async_callback(sessions.close)
     issuer = _issuer(settings, egress, stack) if settings.oidc_issuer else None
-    return Core(settings, database, Store(database), Configs(vault), egress, sessions, issuer)
+    configs = Configs(vault, references)
+    return Core(settings, database, Store(database), configs, references, egress, sessions, issuer)
 
 
 def _issuer(settings: Settings, egress: Egress, stack: AsyncExitStack) -> Issuer:

@@ -257,7 +257,8 @@ async def open_provider(core: Core, target: Target, stack: AsyncExitStack) -> Pr
 async def open_session(
     core: Core, kind: Kind, config: ProviderConfig, stack: AsyncExitStack, organization_id: str | None
 ) -> Provider[Any]:
-    """A new session of a provider. Raises only errors of ours."""
+    """A new session of a provider, with the secrets that its config refers to. Raises only errors of ours."""
+    config = await core.references.resolved(organization_id or "", config)
     provider: Provider[Any] = kind(config, network=core.egress, organization_id=organization_id)
     try:
         await provider.open(stack)

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from studio.contract import Destination, Pem, ProviderConfig, Secret, Text
+from studio.contract.config import secret_check
 from studio.contract.storage import Method, StorageConfig
 from studio.contract.web import BaseUrl, Url, split_url
 from studio.errors import InvalidConfig, NotFound, StudioError
@@ -52,8 +53,8 @@ class AzureBlobConfig(StorageConfig):
     container: Annotated[Text, Field(pattern=r"^(\$root|[a-z0-9](-?[a-z0-9]){2,62})$")] = Field(
         description="The container's name."
     )
-    account_key: Annotated[Secret, AfterValidator(_key)] | None = Field(None, description="Access key of the account.")
-    sas_token: Annotated[Secret, AfterValidator(_sas)] | None = Field(
+    account_key: Annotated[Secret, secret_check(_key)] | None = Field(None, description="Access key of the account.")
+    sas_token: Annotated[Secret, secret_check(_sas)] | None = Field(
         None, description="Shared access signature; the way to give fewer rights than all."
     )
     endpoint: Annotated[BaseUrl | None, Destination()] = Field(

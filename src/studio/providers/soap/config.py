@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from studio.contract import Destination, Overridable, Secret, Text
+from studio.contract.config import secret_check
 from studio.contract.web import BasicAuth, BearerAuth, NoAuth, OAuth2Auth, Url, WebConfig, split_url
 
 _QUERY = re.compile(r"[A-Za-z0-9._~!$'()*+,;:@/?%&=-]*")
@@ -65,7 +66,7 @@ class WsseAuth(NoAuth):
 
     type: Literal["wsse"]  # type: ignore[assignment]  # the variant's name
     username: Annotated[Text, Field(min_length=1)]
-    password: Annotated[Secret, AfterValidator(_xml_secret)]
+    password: Annotated[Secret, secret_check(_xml_secret)]
     password_type: Literal["digest", "text"] = Field(
         "digest", description="digest: proves the password without sending it; text: sends it, so use https."
     )
