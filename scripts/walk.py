@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from studio.app import Application
+from studio.server import config
 from studio.settings import Settings
 
 console = Console()
@@ -108,9 +109,7 @@ async def main(arguments: argparse.Namespace) -> None:
     if key is None:
         made = await application.service.create_key({"organization_id": "default", "role": "admin", "name": "make run"})
         key = made["key"]
-    server = uvicorn.Server(
-        uvicorn.Config(application, host=settings.host, port=settings.port, log_level="warning", lifespan="on")
-    )
+    server = uvicorn.Server(config(application, host=settings.host, port=settings.port))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():

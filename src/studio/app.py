@@ -11,7 +11,10 @@ from fastapi.openapi.utils import get_openapi
 
 from studio import __version__
 from studio.api import agents, connectors, execute, keys, problems, protected_resource, system
+from studio.api.auth import Door
 from studio.api.execute import Execute
+from studio.api.gate import Gate
+from studio.api.hosts import Hosts
 from studio.api.protected_resource import Challenge
 from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
@@ -27,13 +30,18 @@ class Application:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.service = ConnectorService(self.settings)
-        self.management = _management(self.service, self.settings)
-        self._execute = Execute(self.service, self.settings.max_body_bytes, self.settings.max_timeout_s)
-        self._mcp = endpoint.Mcp(self.service, self.settings)
+        self.door = door = Door(self.service, self.settings)
+        self.management = _management(self.service, self.settings, door)
+        self.gate = Gate(self._traced, Hosts.of(self.settings))
+        self._execute = Execute(door, self.settings.max_timeout_s)
+        self._mcp = endpoint.Mcp(door)
         self._challenge = Challenge(self.settings) if self.settings.oidc_issuer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope (ASGI 3)."""
+        await self.gate(scope, receive, send)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
         if tracing.on() and scope["type"] == "http":
             await traced(self._serve, scope, receive, send)
         else:
@@ -57,7 +65,7 @@ class Application:
             await self.management(scope, receive, send)
 
 
-def _management(service: ConnectorService, settings: Settings) -> FastAPI:
+def _management(service: ConnectorService, settings: Settings, door: Door) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with service:
@@ -68,8 +76,9 @@ def _management(service: ConnectorService, settings: Settings) -> FastAPI:
         version=__version__,
         openapi_url=None,  # `system` has the document and its page, behind a key
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name the Host that the client sent
     )
-    app.state.service, app.state.settings = service, settings
+    app.state.service, app.state.settings, app.state.door = service, settings, door
     for module in (connectors, agents, keys, system, protected_resource):
         app.include_router(module.router)
     problems.install(app)

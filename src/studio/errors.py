@@ -84,6 +84,12 @@ class TooLarge(InvalidRequest):
     """The request is larger than this service reads."""
 
 
+class TooSlow(InvalidRequest):
+    """The request did not arrive in time."""
+
+    retryable = True
+
+
 class InvalidConfig(StudioError):
     """A connector's configuration does not fit its provider's schema; `fields` names what."""
 

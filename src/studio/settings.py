@@ -90,6 +90,16 @@ class Settings(BaseSettings):
     max_waiters: int = Field(256, ge=0, description="Calls that may wait for one connector's pool.")
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest request body that is read.")
+    body_timeout_s: float = Field(30, gt=0, le=3600, description="Time in which a request body must arrive, seconds.")
+    rate_limit_per_s: float = Field(
+        1000, ge=0, description="Calls a second of one key, with bursts of 5 s, in each process. 0: no limit."
+    )
+    organization_rate_limit_per_s: float = Field(
+        3000, ge=0, description="Calls a second of all keys of an organization together. 0: no limit."
+    )
+    failed_login_limit_per_s: float = Field(
+        10, ge=0, description="Failed authentications a second of one address, with bursts of 100. 0: no limit."
+    )
 
     @field_validator("allowed_hosts", "egress_allow", "egress_deny", "oidc_audience", "reference_env", mode="before")
     @classmethod

@@ -299,7 +299,7 @@ async def test_an_operator_can_allow_more_hosts(world: World, monkeypatch: pytes
     headers = {**HEADERS, "host": "mcp.example.com", "origin": "https://mcp.example.com"}
     assert (await world.send(LIST, **headers)).status == 403
     for names in (["mcp.example.com"], ["*"]):
-        monkeypatch.setattr(world.application._mcp, "_hosts", Hosts(names))
+        monkeypatch.setattr(world.application.gate, "hosts", Hosts(names))
         assert (await world.send(LIST, **headers)).status == 200
 
 

@@ -19,7 +19,7 @@ import uvicorn
 from tests.upstreams.seaweedfs import Seaweedfs
 
 from studio.app import Application
-from studio.cli.serve import listen
+from studio.server import listen
 from studio.settings import Settings
 
 pytestmark = pytest.mark.server

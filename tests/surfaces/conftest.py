@@ -21,7 +21,7 @@ from tests import toy
 
 from studio.app import Application
 from studio.cli import run
-from studio.cli.serve import listen
+from studio.server import config, listen
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
@@ -67,8 +67,7 @@ class Server:
                 key = await service.create_first_key()
                 assert key is not None
                 self.key = key
-                config = uvicorn.Config(application, http="httptools", ws="none", log_config=None, access_log=False)
-                self._server = uvicorn.Server(config)
+                self._server = uvicorn.Server(config(application))
                 self._ready.set()  # the socket listens already: connections wait for the server
                 await self._server.serve(sockets=[listener])
 

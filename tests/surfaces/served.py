@@ -19,6 +19,7 @@ from sqlalchemy import select
 from tests import toy
 
 from studio.app import Application
+from studio.server import config
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 from studio.store.tables import api_keys, connector_counts, connector_instances, connectors
@@ -136,8 +137,7 @@ class Api:
 async def serving(settings: Settings) -> AsyncIterator[Api]:
     """Start, make the keys, and stop."""
     application = Application(settings)
-    config = uvicorn.Config(application, port=0, http="httptools", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config(application, port=0))
     running = asyncio.create_task(server.serve())
     while not server.started:
         assert not running.done(), "the server did not start"

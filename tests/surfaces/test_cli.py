@@ -25,8 +25,8 @@ from tests.surfaces.conftest import Server, Studio
 
 from studio import errors
 from studio.cli import exits, text
-from studio.cli.serve import listen
 from studio.client import RemoteService
+from studio.server import listen
 
 STUDIO = [sys.executable, "-c", "from studio.cli import main; main()"]
 HEAVY = {
@@ -514,6 +514,14 @@ def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_connector_cannot_reach_the_service_itself_on_the_free_port_that_it_took(embedded: Studio) -> None:
+    with served() as (_, said):
+        at_server = ("--url", said["url"], "--key", said["first_key"])
+        config = ("--set", f"base_url={said['url']}")
+        assert embedded("connectors", "create", "--name", "itself", "--provider", "rest", *config, *at_server).code == 0
+        assert "egress_denied" in embedded("connectors", "test", "itself", "--json", *at_server).out
 
 
 def test_serve_makes_a_first_key_once_and_ends_cleanly_on_a_signal(embedded: Studio) -> None:

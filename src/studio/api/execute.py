@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 from studio.api import problems, transfer
-from studio.api.auth import bearer_of
+from studio.api.auth import Door
+from studio.api.problems import Refused
 from studio.api.schemas import PROBLEMS, RESULT, inline
 from studio.api.wire import (
     ClientGone,
@@ -25,7 +26,6 @@ from studio.api.wire import (
     Scope,
     Send,
     json_object,
-    read_body,
     send_answer,
     until_client_goes,
 )
@@ -47,7 +47,7 @@ _FAREWELL_S = 1.0
 
 def match(scope: Scope) -> re.Match[str] | None:
     """The parts of a hot route's path, else None."""
-    if scope["type"] != "http" or scope["method"] != "POST":
+    if scope["type"] != "http":
         return None
     return _PATH.fullmatch(scope["path"])
 
@@ -61,20 +61,20 @@ def template(parts: re.Match[str]) -> str:
 class Execute:
     """Parse, call, shape: one operation for one request."""
 
-    def __init__(self, service: ConnectorService, max_body_bytes: int, max_timeout_s: float) -> None:
-        self._service = service
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, door: Door, max_timeout_s: float) -> None:
+        self._door = door
         self._max_timeout_s = max_timeout_s
 
     async def __call__(self, parts: re.Match[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; a client that goes away cancels its work."""
         headers = dict(scope["headers"])
         try:
-            caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
+            problems.require_post(scope["method"])
+            caller = await self._door.caller(scope, headers)
             if transfer.asked(scope, headers):
-                await transfer.answer(caller, parts.groupdict(), scope, receive, send, self._max_body_bytes)
+                await transfer.answer(caller, parts.groupdict(), scope, receive, send, self._door)
                 return
-            body = json_object(await read_body(receive, self._max_body_bytes) or b"{}")
+            body = json_object(await self._door.body(receive, headers) or b"{}")
             planned = await self._plan(caller, parts.groupdict(), body)
             async with until_client_goes(receive):
                 if NDJSON in headers.get(b"accept", b"").decode("latin-1"):
@@ -85,6 +85,8 @@ class Execute:
                     )
         except ClientGone:
             return
+        except Refused as exc:
+            await send_answer(send, *problems.refusal(exc))
         except Exception as exc:
             await send_answer(send, *problems.problem(problems.as_studio(exc)))
 

@@ -14,6 +14,7 @@ from studio.errors import Forbidden
 from studio.settings import LOOPBACK, Settings
 
 ANY = "*"
+_MOST = 100
 
 
 class Hosts:
@@ -22,6 +23,8 @@ class Hosts:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(name.strip("[]").lower() for name in names)
         self._any = ANY in self._names
+        self._right: set[bytes] = set()
+        """Host headers that were right already; a hot route need not read them again."""
 
     @classmethod
     def of(cls, settings: Settings) -> Hosts:
@@ -37,9 +40,13 @@ class Hosts:
         if self._any:
             return
         here = (scope.get("server") or ("",))[0]
-        host = _name(b"//" + headers.get(b"host", b""))
-        if host not in self._names and host != here:
-            raise Forbidden(_refusal("Host"))
+        given = headers.get(b"host", b"")
+        if given not in self._right:
+            host = _name(b"//" + given)
+            if host not in self._names and host != here:
+                raise Forbidden(_refusal("Host"))
+            if host in self._names and len(self._right) < _MOST:
+                self._right.add(given)
         origin = headers.get(b"origin")
         if origin is not None and (name := _name(origin)) not in self._names and name != here:
             raise Forbidden(_refusal("Origin"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import orjson
@@ -15,7 +17,7 @@ from studio.api.wire import ClientGone
 from studio.errors import FieldError, StudioError, as_studio
 from studio.models import new_id
 
-__all__ = ["STATUS", "as_studio", "install", "problem", "respond", "status_of"]
+__all__ = ["STATUS", "Refused", "as_studio", "install", "problem", "refusal", "require_post", "respond", "status_of"]
 
 STATUS: dict[type[StudioError], int] = {
     errors.NotFound: 404,
@@ -24,6 +26,7 @@ STATUS: dict[type[StudioError], int] = {
     errors.InvalidRequest: 422,
     errors.BadRequest: 400,
     errors.TooLarge: 413,
+    errors.TooSlow: 408,
     errors.InvalidConfig: 422,
     errors.Conflict: 409,
     errors.SecretsRequired: 409,
@@ -44,9 +47,27 @@ STATUS: dict[type[StudioError], int] = {
 }
 _TITLES = {
     400: "Bad request", 401: "Unauthenticated", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",
-    409: "Conflict", 413: "Too large", 422: "Unprocessable", 429: "Too many requests", 500: "Internal error",
-    502: "Upstream failed", 503: "Not ready", 504: "Upstream too slow",
+    406: "Not acceptable", 408: "Request timeout", 409: "Conflict", 413: "Too large", 414: "URI too long",
+    415: "Unsupported media type", 422: "Unprocessable", 429: "Too many requests", 431: "Request head too large",
+    500: "Internal error", 502: "Upstream failed", 503: "Not ready", 504: "Upstream too slow",
 }  # fmt: skip
+
+
+class Refused(Exception):
+    """A request that goes no further: the error, and the HTTP status where it is not the error's own.
+
+    `allow`: for 405, the methods that there are (RFC 9110, 10.2.1).
+    """
+
+    def __init__(self, error: StudioError, status: int | None = None, *, allow: str | None = None) -> None:
+        super().__init__(error.message)
+        self.error, self.status, self.allow = error, status, allow
+
+
+def require_post(method: str) -> None:
+    """Raises Refused for any other method."""
+    if method != "POST":
+        raise Refused(errors.BadRequest("Method Not Allowed"), 405, allow="POST")
 
 
 def status_of(error: StudioError) -> int:
@@ -77,9 +98,19 @@ def problem(error: StudioError, status: int | None = None) -> tuple[int, dict[st
         headers["www-authenticate"] = "Bearer"
     elif isinstance(error, errors.InsufficientScope):
         headers["www-authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    if status == 408:
+        headers["connection"] = "close"  # the rest of that request may still come
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     return status, headers, orjson.dumps(document)
+
+
+def refusal(refused: Refused) -> tuple[int, dict[str, str], bytes]:
+    """The same for a request that goes no further."""
+    status, headers, body = problem(refused.error, refused.status)
+    if refused.allow:
+        headers["allow"] = refused.allow
+    return status, headers, body
 
 
 def respond(error: StudioError, status: int | None = None) -> Response:
@@ -88,12 +119,26 @@ def respond(error: StudioError, status: int | None = None) -> Response:
     return Response(body, status, headers)
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What a path may be asked with, by the OpenAPI document. The router itself names those of one route only."""
+    found: set[str] = set()
+    for template, methods in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            found |= {method.upper() for method in methods}
+    return sorted(found | {"HEAD"} if "GET" in found else found)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the management routes as a problem document."""
 
     @app.exception_handler(StudioError)
     async def _ours(_request: Request, exc: Exception) -> Response:
         return respond(as_studio(exc))
+
+    @app.exception_handler(Refused)
+    async def _refused(_request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, Refused)
+        return respond(exc.error, exc.status)
 
     @app.exception_handler(Exception)
     async def _defect(_request: Request, exc: Exception) -> Response:
@@ -110,12 +155,14 @@ def install(app: FastAPI) -> None:
         return respond(errors.InvalidRequest(said, fields=fields))
 
     @app.exception_handler(HTTPException)
-    async def _routing(_request: Request, exc: Exception) -> Response:
+    async def _routing(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
         if exc.status_code == 404:
             return respond(errors.NotFound("no such route"))
         answer = respond(errors.BadRequest(str(exc.detail)), exc.status_code)
-        answer.headers.update(exc.headers or {})  # such as Allow
+        answer.headers.update(exc.headers or {})
+        if exc.status_code == 405 and (methods := _methods(app, request.url.path)):
+            answer.headers["allow"] = ", ".join(methods)
         return answer
 
     @app.exception_handler(ClientGone)

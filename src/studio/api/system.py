@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 
-from studio.api.auth import Caller, bearer_of
+from studio.api.auth import Caller
+from studio.api.pages import page
 from studio.api.wire import answer
 from studio.services import metrics
 
@@ -44,7 +44,7 @@ async def show_metrics(caller: Caller) -> Response:
 
 async def _reader(request: Request) -> None:
     if not request.app.state.settings.listens_on_loopback:
-        await request.app.state.service.authenticate(bearer_of(request.headers.get("authorization")))
+        await request.app.state.door.caller(request.scope, dict(request.headers.raw))
 
 
 Read = Annotated[None, Depends(_reader)]
@@ -60,4 +60,4 @@ async def show_openapi(request: Request, _read: Read) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def show_docs(request: Request, _read: Read) -> Response:
     """The document as a page."""
-    return get_swagger_ui_html(openapi_url=OPENAPI, title=request.app.title)
+    return page(OPENAPI, request.app.title)

@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, quote
 
 import orjson
 
-from studio.api.wire import ClientGone, Receive, Scope, Send, json_object, read_body, send_answer, until_client_goes
+from studio.api.auth import Door
+from studio.api.wire import ClientGone, Receive, Scope, Send, json_object, send_answer, until_client_goes
 from studio.contract.operation import Download
 from studio.errors import BadRequest
 from studio.services.connector_service import ConnectorService
@@ -44,7 +45,7 @@ async def answer(
     scope: Scope,
     receive: Receive,
     send: Send,
-    max_body_bytes: int,
+    door: Door,
 ) -> None:
     """Move the bytes. Raises before the first byte is sent; after it, a cut connection tells of a failure."""
     names = {name: value for name, value in parts.items() if value is not None}
@@ -58,7 +59,7 @@ async def answer(
         result = await caller.upload(planned, _received(receive))
         await send_answer(send, 200, {"content-type": "application/json"}, orjson.dumps(result.to_dict()))
         return
-    arguments = json_object(await read_body(receive, max_body_bytes) or b"{}")
+    arguments = json_object(await door.raw_body(receive) or b"{}")
     planned = caller.plan(target, operation, arguments, raw=True)
     async with until_client_goes(receive), caller.download(planned) as content:
         await _send(content, send)
@@ -95,7 +96,6 @@ async def _send(content: Download, send: Send) -> None:
 def _headers(content: Download, *, part: bool) -> dict[str, str]:
     found = {
         "content-type": BYTES,  # whatever the object claims to be: a browser must not run it
-        "x-content-type-options": "nosniff",
         "content-length": str(content.length),
         "content-disposition": _disposition(content.name),
         "x-studio-details": json.dumps(content.details),

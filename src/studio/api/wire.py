@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import orjson
 from starlette.responses import Response
 
-from studio.errors import BadRequest, TooLarge
+from studio.errors import BadRequest, TooLarge, TooSlow
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,8 +31,16 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises TooLarge past `limit` bytes, ClientGone."""
+async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body. Raises TooLarge past `limit` bytes, TooSlow past the time, ClientGone."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise TooSlow.at("body", f"did not arrive within {timeout_s:g} s") from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from studio.settings import Settings
 
 ORGANIZATION = "default"
-_GRACE_S = 10
-_BACKLOG = 2048
 _GC_THRESHOLDS = (25_000, 20, 50)
 """Allocations before a young collection, and collections before the older ones. The default (700) is for scripts."""
 
@@ -68,12 +66,14 @@ async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
     from studio.services import tracing
 
     _log(log_level)
-    application = Application(chosen)
     async with AsyncExitStack() as stack:
         stack.callback(tracing.use_environment())
+        # Bound before anything is printed or made: whoever reads the address can connect to it. And before
+        # the service opens: its egress gate must know the port that it got.
+        listener = stack.enter_context(_listen(chosen.host, chosen.port))
+        chosen = chosen.model_copy(update={"port": listener.getsockname()[1]})
+        application = Application(chosen)
         service = await opened(stack, application.service)
-        # Bound before anything is printed or made: whoever reads the address can connect to it.
-        listener = stack.enter_context(listen(chosen.host, chosen.port))
         first_key = await service.create_first_key(ORGANIZATION) if chosen.listens_on_loopback else None
         await _run(application, listener, lambda: _announce(_url(listener), first_key, as_json))
 
@@ -86,9 +86,9 @@ def _serve_many(chosen: Settings, log_level: str, as_json: bool, workers: int) -
 
     _log(log_level)
     with ExitStack() as stack:
-        with listen(chosen.host, chosen.port) as alone:  # refused where anybody listens: a shared one would join in
-            port = alone.getsockname()[1]
-        listeners = [stack.enter_context(listen(chosen.host, port, shared=True)) for _ in range(workers)]
+        with _listen(chosen.host, chosen.port) as alone:  # refused where anybody listens: a shared one would join in
+            chosen = chosen.model_copy(update={"port": alone.getsockname()[1]})  # the egress gate must know it
+        listeners = [stack.enter_context(_listen(chosen.host, chosen.port, shared=True)) for _ in range(workers)]
         first_key = asyncio.run(_prepare(chosen))
         _announce(_url(listeners[0]), first_key, as_json)
         return supervise(listeners, _work, chosen, log_level)
@@ -135,19 +135,9 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
 
     import uvicorn
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-    )
+    from studio.server import config
+
+    server = uvicorn.Server(config(application))
     # What stands after the start stands until the end: collections need not walk it, nor come so often.
     gc.collect()
     gc.freeze()
@@ -157,30 +147,14 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
         await server.serve(sockets=[listener])
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; `shared` with others of this user on the same address.
-
-    Raises:
-        InvalidRequest: the address cannot be had.
-    """
-    import socket
+def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. Raises InvalidRequest where the address cannot be had."""
+    from studio.server import listen
 
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With its protocol spelled out: asyncio switches Nagle's delay (40 ms an answer) off for no other.
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
+        return listen(host, port, shared=shared)
     except OSError as exc:
         raise InvalidRequest.at("--port", f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-    return listener
 
 
 def _url(listener: socket.socket) -> str:

@@ -151,8 +151,8 @@ def error_of(status: int, problem: Mapping[str, Any], retry_after: str | None = 
 
 
 def _class_of(status: int, code: str) -> type[StudioError]:
-    if code == errors.InvalidRequest.code:  # three classes share it, and HTTP tells them apart
-        return {400: errors.BadRequest, 413: errors.TooLarge}.get(status, errors.InvalidRequest)
+    if code == errors.InvalidRequest.code:  # four classes share it, and HTTP tells them apart
+        return {400: errors.BadRequest, 408: errors.TooSlow, 413: errors.TooLarge}.get(status, errors.InvalidRequest)
     return errors.codes().get(code, errors.Internal)
 
 

@@ -14,28 +14,25 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from studio.api.auth import bearer_of
-from studio.api.hosts import Hosts
-from studio.api.problems import problem, status_of
+from studio.api.auth import Door
+from studio.api.problems import Refused, problem, refusal, require_post, status_of
 from studio.api.wire import (
     ClientGone,
     Receive,
     Scope,
     Send,
     json_object,
-    read_body,
     send_answer,
     until_client_goes,
 )
 from studio.errors import BadRequest, InsufficientScope, StudioError, TooLarge, as_studio
 from studio.mcp import protocol
 from studio.mcp.agent import Agent
-from studio.mcp.headers import check_headers, media_refusal, single
+from studio.mcp.headers import check_headers, check_media, single
 from studio.mcp.progress import Tell
 from studio.mcp.protocol import Message, RpcError
 from studio.mcp.tools import Tools, tools_of
 from studio.services.connector_service import ConnectorService
-from studio.settings import Settings
 
 PATHS = frozenset({"/mcp", "/mcp/"})
 _JSON = {"content-type": "application/json"}
@@ -50,32 +47,27 @@ def match(scope: Scope) -> bool:
 
 
 class Mcp:
-    """Checks who asks and from where, then answers one message."""
+    """Checks who asks, then answers one message."""
 
-    def __init__(self, service: ConnectorService, settings: Settings) -> None:
-        self._service = service
-        self._max_body_bytes = settings.max_body_bytes
-        self._hosts = Hosts.of(settings)
+    def __init__(self, door: Door) -> None:
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; a client that goes away cancels its work."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
-            self._hosts.require(scope, headers)
-            if scope["method"] != "POST":
-                await send_answer(send, 405, {"allow": "POST"}, b"")
-                return
-            caller = await self._service.authenticate(bearer_of(headers.get(b"authorization", b"").decode("latin-1")))
-            if refused := media_refusal(headers):
-                await send_answer(send, *problem(BadRequest(refused[1]), refused[0]))
-                return
-            body = await read_body(receive, self._max_body_bytes)
+            require_post(scope["method"])
+            caller = await self._door.caller(scope, headers)
+            check_media(headers)
+            body = await self._door.raw_body(receive)
             async with until_client_goes(receive):
                 reply = _Reply(send)
                 tell = reply.tell if _EVENTS in headers.get(b"accept", b"") else None
                 await reply.end(*await _answer(body, scope, headers, _tools(caller, scope["query_string"]), tell))
         except ClientGone:
             return
+        except Refused as exc:
+            await send_answer(send, *refusal(exc))
         except Exception as exc:
             await send_answer(send, *problem(as_studio(exc)))
 

@@ -10,6 +10,8 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
+from studio.api.problems import Refused
+from studio.errors import BadRequest
 from studio.mcp.protocol import HEADER_MISMATCH, VERSION_KEY, Message, RpcError, meta_of
 
 VERSION, METHOD, NAME = "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"
@@ -17,14 +19,13 @@ NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _PREFIX, _SUFFIX = "=?base64?", "?="
 
 
-def media_refusal(headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
-    """Status and reason where the body is not announced as JSON, or the client takes none."""
+def check_media(headers: Mapping[bytes, bytes]) -> None:
+    """Raises Refused where the body is not announced as JSON, or the client takes none."""
     if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
-        return 415, "content-type must be application/json"
+        raise Refused(BadRequest("content-type must be application/json"), 415)
     accept = headers.get(b"accept", b"*/*").lower()
     if not any(kind in accept for kind in (b"application/json", b"application/*", b"*/*")):
-        return 406, "accept must include application/json and text/event-stream"
-    return None
+        raise Refused(BadRequest("accept must include application/json and text/event-stream"), 406)
 
 
 def check_headers(message: Message, raw: Iterable[tuple[bytes, bytes]]) -> None:
