@@ -138,6 +138,24 @@ def test_a_token_that_the_issuer_did_not_sign_is_refused_with_one_message(what: 
     assert caught.value.message == oidc.BAD_TOKEN
 
 
+@pytest.mark.parametrize(
+    "algorithm", ["none", "HS256", "HS512", "RS384", "RS512", "PS256", "ES384", "EdDSA", "", "rs256"]
+)
+def test_no_other_algorithm_is_read(algorithm: str) -> None:
+    """Each layer by itself: the header, the look-up of the key, and the library."""
+    with pytest.raises(Unauthenticated):
+        oidc.read_header(forged({"alg": algorithm, "kid": "rsa-1"}))
+    assert oidc.key_named(KEYS, "rsa-1", algorithm) is None
+
+
+@pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
+def test_a_key_serves_one_algorithm_although_it_could_do_more(algorithm: str) -> None:
+    token = jwt.encode(ISSUER.claims(), private_key("rsa-1"), algorithm, {"kid": "rsa-1"})
+    with pytest.raises(Unauthenticated, match="does not hold"):
+        oidc.verify(token, KEYS[0], RULES)
+    assert jwt.decode(token, KEYS[0].public, [algorithm], audience=AUDIENCE)  # the negative control
+
+
 def test_a_token_is_not_read_past_its_longest_form(monkeypatch: pytest.MonkeyPatch) -> None:
     fits, too_long = (ISSUER.token(groups="x" * size) for size in (10_000, 13_000))
     assert len(fits) < oidc.MAX_TOKEN < len(too_long)
@@ -169,6 +187,8 @@ TOKEN = ISSUER.token(exp=int(time.time()) + 86_400)
 
 # -- keys ---------------------------------------------------------------------------------------
 
+PRIVATE = jwt.algorithms.RSAAlgorithm.to_jwk(private_key("rsa-1"), as_dict=True)
+
 
 @pytest.mark.parametrize(
     "entry",
@@ -179,7 +199,7 @@ TOKEN = ISSUER.token(exp=int(time.time()) + 86_400)
         jwk("rsa-1", alg="PS256"),
         jwk("rsa-1", alg="HS256"),
         jwk("rsa-1", kid=5),
-        jwk("rsa-1", d="AQAB"),
+        PRIVATE,
         jwk("rsa-1", n="%%"),
         jwk("rsa-1", n=None),
         jwk("ec-1", crv="P-521"),

@@ -144,6 +144,55 @@ async def test_every_bad_key_gets_the_same_answer(service: ConnectorService) -> 
     await service.authenticate(good["key"])
 
 
+@pytest.mark.parametrize("guard", ["hash", "expiry", "revocation"])
+async def test_each_guard_of_a_key_is_what_refuses(
+    service: ConnectorService, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    """The negative controls: without its guard, the bad key passes."""
+    made = await key(service, expires_at=at(seconds=-1) if guard == "expiry" else None)
+    if guard == "revocation":
+        await service.revoke_key(made["id"])
+    text = made["key"][:-43] + "A" * 43 if guard == "hash" else made["key"]
+    with pytest.raises(Unauthenticated):
+        await service.authenticate(text)
+    if guard == "hash":
+        monkeypatch.setattr("studio.services.identity.tokens.matches", lambda *_: True)
+    elif guard == "expiry":
+        monkeypatch.setattr("studio.services.identity.now", lambda: "2000-01-01T00:00:00.000000Z")
+    else:
+        core = await service._home.core()
+        await core.database.write(lambda connection: connection.execute(update(api_keys).values(revoked_at=None)))
+    assert (await service.authenticate(text)).principal.subject == f"key:{made['id']}"
+
+
+@pytest.mark.parametrize("guard", ["require_agent", "allows_alias", "allows_effect"])
+async def test_each_limit_of_an_agents_key_is_what_refuses(
+    service: ConnectorService, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    """The negative controls: without its limit, the key reaches further."""
+    connector = await create(service, read_only=False)
+    for agent_id, alias in [("agent-1", "a"), ("agent-1", "b"), ("agent-2", "a")]:
+        await service.attach_to_agent(connector, agent_id, alias)
+    limited = await agent(service, aliases=["a"], effects=["read"])
+    calls: dict[str, dict[str, Any]] = {
+        "require_agent": {"agent_id": "agent-2", "alias": "a", "operation": "query", "arguments": {"query": "rows 1"}},
+        "allows_alias": {"agent_id": "agent-1", "alias": "b", "operation": "query", "arguments": {"query": "rows 1"}},
+        "allows_effect": {"agent_id": "agent-1", "alias": "a", "operation": "put", "arguments": {"key": "k"}},
+    }
+    with pytest.raises((Forbidden, NotFound)):
+        await limited.execute(**calls[guard])
+    monkeypatch.setattr(f"studio.security.policy.{guard}", lambda *_: True)
+    assert (await limited.execute(**calls[guard]))["success"]
+
+
+async def test_a_key_that_expires_while_it_is_used_stops(service: ConnectorService) -> None:
+    made = await key(service, expires_at=at(seconds=0.3))
+    await service.authenticate(made["key"])
+    await asyncio.sleep(0.4)
+    with pytest.raises(Unauthenticated):
+        await service.authenticate(made["key"])
+
+
 async def test_a_revoked_key_stops_at_once_and_stays_in_the_list(service: ConnectorService) -> None:
     made = await key(service)
     await service.authenticate(made["key"])

@@ -98,13 +98,13 @@ def _key(entry: Mapping[str, Any]) -> Key | None:
         or entry.get("alg") not in {None, algorithm}
         or entry.get("use") not in {None, "sig"}
         or not isinstance(kid, str | None)
-        or "d" in entry  # a private key that somebody published signs nothing here any more
     ):
         return None
     try:
         public = jwt.PyJWK(dict(entry), algorithm).key
     except _BROKEN:
         return None
+    # A private key is neither: what somebody published by mistake signs nothing here.
     if isinstance(public, RSAPublicKey) and 2048 <= public.key_size <= 8192:
         return Key(kid, algorithm, public)
     if isinstance(public, EllipticCurvePublicKey) and isinstance(public.curve, SECP256R1):
