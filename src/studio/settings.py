@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     max_sessions: int = Field(1000, ge=1, description="Open sessions (one pool each) in this process.")
     max_waiters: int = Field(256, ge=0, description="Calls that may wait for one connector's pool.")
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
+    confirm_delete: Literal["running", "attached", "never"] = Field(
+        "running",
+        description="Deleting asks for the token of its preview while operations run (running), or as soon as an agent "
+        "has the connector (attached).",
+    )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest request body that is read.")
     body_timeout_s: float = Field(30, gt=0, le=3600, description="Time in which a request body must arrive, seconds.")
     rate_limit_per_s: float = Field(

@@ -90,6 +90,7 @@ async def test_a_created_connector_comes_back_in_the_documents_fields_without_it
     assert list(found) == [
         "id", "organization_id", "name", "connector_type", "provider", "config", "secrets_set", "status",
         "last_tested_at", "last_test_result", "last_error", "created_by", "created_at", "updated_at", "version",
+        "secret_set_at", "secret_expires_at",
     ]  # fmt: skip
     assert (found["organization_id"], found["status"], found["last_test_result"]) == ("acme", "active", None)
     assert (found["config"]["host"], found["config"]["port"], found["config"]["read_only"]) == ("db.example", 99, True)

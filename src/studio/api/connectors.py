@@ -94,21 +94,33 @@ async def update_connector(
     connector_id: str,
     body: JsonBody,
     test: bool = False,
+    dry_run: bool = False,
     if_match: Annotated[str | None, Header(description="The ETag that was read.")] = None,
 ) -> Response:
-    """Merges: what the body does not name stays."""
+    """Merges: what the body does not name stays. With `?dry_run=true`: what it would change, and whom."""
+    if dry_run:
+        return answer(await caller.preview_update(connector_id, body))
     return _tagged(await caller.update(connector_id, body, version=_version_of(if_match), test=test))
 
 
 @router.delete("/{connector_id}", summary="Delete a connector and its attachments")
-async def delete_connector(caller: Caller, connector_id: str, dry_run: bool = False) -> Response:
+async def delete_connector(
+    caller: Caller,
+    connector_id: str,
+    dry_run: bool = False,
+    confirm: Annotated[str | None, Query(description="`confirm` of the dry run, where that is asked for.")] = None,
+) -> Response:
     """With `?dry_run=true`: what would break."""
-    return answer(await (caller.preview_delete(connector_id) if dry_run else caller.delete(connector_id)))
+    if dry_run:
+        return answer(await caller.preview_delete(connector_id))
+    return answer(await caller.delete(connector_id, confirm=confirm))
 
 
 @router.post("/{connector_id}/rotate", summary="Rotate a connector's credentials", openapi_extra=takes(NewSecrets))
-async def rotate_connector(caller: Caller, connector_id: str, body: JsonBody) -> Response:
+async def rotate_connector(caller: Caller, connector_id: str, body: JsonBody, dry_run: bool = False) -> Response:
     """The new secrets are tried first; the old ones are kept for `grace_s` to fall back on."""
+    if dry_run:
+        return answer(await caller.preview_rotate(connector_id, body))
     return answer(await caller.rotate(connector_id, body))
 
 

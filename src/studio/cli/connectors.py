@@ -95,6 +95,7 @@ async def get(service: Service, connector: str, as_json: bool) -> None:
 @click.option("--unset", metavar="KEY", multiple=True, help="Take one config field away.")
 @click.option("--version", type=int, help="Only if it still is at this version.")
 @click.option("--test", is_flag=True, help="Test first; save only what passed.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would change, and whom.")
 @json_option
 @with_service()
 async def update(
@@ -104,6 +105,7 @@ async def update(
     status: str | None,
     version: int | None,
     test: bool,
+    dry_run: bool,
     as_json: bool,
     **config: Any,
 ) -> None:
@@ -111,7 +113,9 @@ async def update(
     given = {"name": name, "status": status, "config": merged_config(**config) or None}
     body = {key: value for key, value in given.items() if value is not None}
     found = await connector_id(service, connector)
-    _show(await service.update(found, body, version=version, test=test), as_json)
+    if dry_run:
+        return _show(await service.preview_update(found, body), as_json)
+    return _show(await service.update(found, body, version=version, test=test), as_json)
 
 
 @connectors.command()
@@ -123,12 +127,12 @@ async def update(
 async def delete(service: Service, connector: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Delete a connector and its attachments."""
     found = await connector_id(service, connector)
-    if dry_run or not yes:
-        preview = await service.preview_delete(found)
-        if dry_run:
-            return _show(preview, as_json)
+    preview = await service.preview_delete(found)
+    if dry_run:
+        return _show(preview, as_json)
+    if not yes:
         _confirm(preview)
-    _show(await service.delete(found), as_json)
+    _show(await service.delete(found, confirm=preview["confirm"]), as_json)
     return None
 
 

@@ -24,6 +24,7 @@ _config, _, _secret = config_options
 @click.option("--generate", is_flag=True, help="Make a password and set it upstream, under the account itself.")
 @click.option("--grace", "grace_s", type=int, metavar="SECONDS", help="Keep the old secrets so long.  [default: 3600]")
 @click.option("--expires-at", metavar="TIME", help="When the new secrets end, in ISO 8601.")
+@click.option("--dry-run", is_flag=True, help="Only show who would use them, and whether --generate works here.")
 @json_option
 @with_service()
 async def rotate(
@@ -32,6 +33,7 @@ async def rotate(
     generate: bool,
     grace_s: int | None,
     expires_at: str | None,
+    dry_run: bool,
     as_json: bool,
     **config: Any,
 ) -> None:
@@ -48,5 +50,6 @@ async def rotate(
         "expires_at": expires_at,
     }
     body = {key: value for key, value in given.items() if value is not None}
-    record = await service.rotate(await connector_id(service, connector), body)
+    found = await connector_id(service, connector)
+    record = await (service.preview_rotate(found, body) if dry_run else service.rotate(found, body))
     (text.print_json if as_json else text.print_record)(record)

@@ -69,13 +69,21 @@ class RemoteService(Transport):
         headers = {} if version is None else {"if-match": f'"v{version}"'}
         return await self._record("PUT", "connectors", connector_id, body=body, query={"test": test}, headers=headers)
 
-    async def delete(self, connector_id: str) -> Record:
+    async def delete(self, connector_id: str, *, confirm: str | None = None) -> Record:
         """See `ConnectorService.delete`."""
-        return await self._record("DELETE", "connectors", connector_id)
+        return await self._record("DELETE", "connectors", connector_id, query={"confirm": confirm})
 
     async def preview_delete(self, connector_id: str) -> Record:
         """See `ConnectorService.preview_delete`."""
         return await self._record("DELETE", "connectors", connector_id, query={"dry_run": True})
+
+    async def preview_update(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.preview_update`."""
+        return await self._record("PUT", "connectors", connector_id, body=body, query={"dry_run": True})
+
+    async def preview_rotate(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.preview_rotate`."""
+        return await self._record("POST", "connectors", connector_id, "rotate", body=body, query={"dry_run": True})
 
     async def rotate(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """See `ConnectorService.rotate`."""

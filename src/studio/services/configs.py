@@ -91,7 +91,10 @@ class Configs:
         Raises:
             EncryptionError: they were sealed to another destination than the connector's present one.
         """
-        config = self.release(connector, beside=(_beside(connector, row_id), other))
+        return self.drafted(connector, self.release(connector, beside=(_beside(connector, row_id), other)))
+
+    def drafted(self, connector: Connector, config: ProviderConfig) -> Connector:
+        """The connector as it would be with another config; nothing is stored."""
         sealed = self.seal(connector.organization_id, connector.id, connector.version, config)
         return replace(connector, config_encrypted=sealed.token, key_id=sealed.key_id)
 
@@ -155,6 +158,16 @@ class Configs:
                     fields=[FieldError(f"config.{name}", "must be given again") for name in kept],
                 )
         return new
+
+    def differing(self, connector: Connector, new: ProviderConfig) -> list[str]:
+        """The fields (`config.port`) in which another config differs, secrets by their names alone, last."""
+        pairs = zip(self.release(connector).split(), new.split(), strict=True)
+        return [
+            f"config.{name}"
+            for old, changed in pairs
+            for name in sorted({*old, *changed})
+            if old.get(name) != changed.get(name)
+        ]
 
     def narrowed(self, connector: Connector, override: Mapping[str, Any]) -> ProviderConfig:
         """The config under an override. Destination fields are never on the list of what may be set.

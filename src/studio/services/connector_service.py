@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from studio.services.attachments import Attachments
 from studio.services.connectors import Connectors
+from studio.services.impact import Impact
 from studio.services.keys import ApiKeys
 from studio.services.operations import Operations
 from studio.services.rotating import Rotating
 from studio.services.saved_operations import SavedOperations
 
 
-class ConnectorService(Connectors, Attachments, Operations, SavedOperations, Rotating, ApiKeys):
+class ConnectorService(Connectors, Attachments, Operations, SavedOperations, Rotating, Impact, ApiKeys):
     """Register, test, attach and run. Dicts in, dicts out, in the documents' fields.
 
     Made without arguments it reads `STUDIO_*`; store, schema and key come into being on first use.

@@ -12,7 +12,7 @@ from studio.contract import Provider
 from studio.errors import BadRequest, Conflict, InvalidRequest, NotFound, StudioError
 from studio.models import Connector, Role, new_id, now
 from studio.security import policy
-from studio.services import execution, probes
+from studio.services import execution, impact, probes
 from studio.services.bound import Bound, Record
 from studio.services.configs import Kind, parse_config
 from studio.services.core import Core
@@ -168,24 +168,20 @@ class Connectors(Bound):
         age = {"secret_set_at": now(), "secret_expires_at": None} if given else {}
         return {"config_encrypted": sealed.token, "key_id": sealed.key_id, "name": name, "status": status, **age}
 
-    async def delete(self, connector_id: str) -> Record:
-        """Delete a connector and its attachments. Raises NotFound."""
+    async def delete(self, connector_id: str, *, confirm: str | None = None) -> Record:
+        """Delete a connector, its attachments and its saved operations.
+
+        Raises:
+            NotFound.
+            Conflict: it is in use, as STUDIO_CONFIRM_DELETE says, and `confirm` is not the token of the
+                present `preview_delete`.
+        """
         core, scope, connector = await self._find(connector_id, Role.ADMIN)
-        used = await scope.instances_of(connector.id)
+        use = await impact.use_of(core, scope, connector)
+        impact.must_be_confirmed(core, use, confirm)
         await scope.remove_connector(connector.id)
         core.sessions.retire(connector.id)
-        return {"message": "Connector deleted", "id": connector.id, "detached": len(used)}
-
-    async def preview_delete(self, connector_id: str) -> Record:
-        """What deleting would break: the attachments, with their agents. Raises NotFound."""
-        _, scope, connector = await self._find(connector_id, Role.ADMIN)
-        used = await scope.instances_of(connector.id)
-        return {
-            "dry_run": True,
-            "id": connector.id,
-            "instances": [{"id": i.id, "agent_id": i.agent_id, "alias": i.alias} for i in used],
-            "agents": sorted({instance.agent_id for instance in used}),
-        }
+        return {"message": "Connector deleted", "id": connector.id, "detached": len(use.instances)}
 
     async def test_connection(self, connector_id: str) -> Record:
         """Test a connector and keep the outcome on its record; a failing test is an answer, not an error."""

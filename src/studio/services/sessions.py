@@ -90,6 +90,11 @@ class Sessions:
             if below is None or key.version < below:
                 self._retire(self._sessions[key])
 
+    def running(self, connector_id: str) -> int:
+        """How many operations of this process use a connector, or wait for a session of it."""
+        sessions = [*(self._sessions[key] for key in self._by_connector.get(connector_id, ())), *self._outdated]
+        return sum(session.leases for session in sessions if session.key.connector_id == connector_id)
+
     async def close(self) -> None:
         """Close everything, in use or not."""
         if self._sweeper is not None:
