@@ -6,14 +6,17 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
 from mcp.client import Client
+from mcp.client.auth import OAuthClientProvider
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
-from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from pydantic import AnyUrl
 from tests.mcp.conftest import LEGACY, MODERN, Made, World, serving
 from tests.servers import free_port
 from tests.upstreams.oidc import OidcProvider, oidc, oidc_server
@@ -62,11 +65,19 @@ async def guarded(settings: Settings, made: Made, oidc: OidcProvider, **more: An
 @asynccontextmanager
 async def connected(world: World, oidc: OidcProvider, memory: Memory, mode: str) -> AsyncIterator[Client]:
     """The official client with nothing but the URL and its own credentials."""
-    url = f"{world.base}/mcp"
-    auth = ClientCredentialsOAuthProvider(url, memory, "basic", oidc.secret, issuer=oidc.url)
+    auth = ClientCredentialsOAuthProvider(f"{world.base}/mcp", memory, "basic", oidc.secret, issuer=oidc.url)
+    async with using(world, auth, mode) as client:
+        yield client
+
+
+@asynccontextmanager
+async def using(world: World, auth: OAuthClientProvider, mode: str) -> AsyncIterator[Client]:
+    """The official client with this way to get tokens."""
     async with (
         create_mcp_http_client(auth=auth) as http,
-        Client(streamable_http_client(url, http_client=http), mode="legacy" if mode == LEGACY else mode) as client,
+        Client(
+            streamable_http_client(f"{world.base}/mcp", http_client=http), mode="legacy" if mode == LEGACY else mode
+        ) as client,
     ):
         yield client
 
@@ -89,6 +100,31 @@ async def test_the_official_client_gets_a_token_by_itself_and_works(
     assert claims["aud"] == f"{world.base}/mcp", "the resource of the metadata, which we take for our own"
     assert jwt.get_unverified_header(token.access_token)["alg"] == algorithm
     assert oidc.control()["token_requests"] == 1
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_person_signs_in_and_the_client_works_with_nothing_but_the_url(
+    settings: Settings, made_once: Made, oidc: OidcProvider, era: str
+) -> None:
+    """Metadata, discovery, registration, PKCE, a browser, and back: all by the official client."""
+    memory, came_back = Memory(), []
+    async with guarded(settings, made_once, oidc) as world:
+
+        async def browse(url: str) -> None:
+            came_back.append(parse_qs(urlsplit(await oidc.sign_in(url)).query))
+
+        async def returned() -> AuthorizationCodeResult:
+            (query,) = came_back
+            return AuthorizationCodeResult(code=query["code"][0], state=query["state"][0], iss=query["iss"][0])
+
+        about = OAuthClientMetadata(
+            redirect_uris=[AnyUrl("http://127.0.0.1:1/callback")], grant_types=["authorization_code"]
+        )
+        auth = OAuthClientProvider(f"{world.base}/mcp", about, memory, browse, returned)
+        async with using(world, auth, era) as client:
+            assert not (await client.call_tool("run", RUN)).is_error
+    claims = jwt.decode(memory.tokens[0].access_token, options={"verify_signature": False})
+    assert (claims["sub"], claims["aud"]) == ("ada", f"{world.base}/mcp")
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -24,7 +24,8 @@ const provider = new Provider(issuer, {
   extraTokenClaims: () => state.claims,
   features: {
     clientCredentials: { enabled: true },
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: true }, // two forms, for people who sign in
+    registration: { enabled: true },
     resourceIndicators: {
       enabled: true,
       defaultResource: () => 'urn:api',

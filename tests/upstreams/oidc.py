@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import urllib.parse
@@ -62,6 +63,24 @@ class OidcProvider(Server):
         body = urllib.parse.urlencode({**form, **({"scope": scope} if scope else {})}).encode()
         with urllib.request.urlopen(f"{self.url}/token", body, timeout=5) as answer:
             return str(json.load(answer)["access_token"])
+
+    async def sign_in(self, url: str, name: str = "ada") -> str:
+        """What a person does in a browser: give a name, agree, and come back with this URL."""
+        import aiohttp
+
+        form: dict[str, str] | None = None
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+            while True:
+                method = "GET" if form is None else "POST"
+                async with http.request(method, url, data=form, allow_redirects=False) as answer:
+                    text = await answer.text()
+                    assert answer.status in {200, 303}, text
+                    action = re.search(r'action="([^"]+)"', text)
+                    url = urllib.parse.urljoin(str(answer.url), answer.headers.get("location") or (action or "")[1])
+                if "code=" in url:
+                    return url
+                prompt = re.search(r'name="prompt" value="(\w+)"', text)
+                form = {"prompt": prompt[1], "login": name, "password": "x"} if prompt else None
 
     def control(self, **settings: Any) -> dict[str, Any]:
         """Change how the server behaves (`lifetime`, `slow_ms`, `claims`, `alg`, `revoke`, `reset`); its counters."""
