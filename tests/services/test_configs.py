@@ -99,6 +99,48 @@ async def test_a_nested_secret_is_merged_beside_its_neighbours(service: Connecto
     assert await secrets_at_the_driver(service, connector["id"]) == {"password": 15, "token": 12}
 
 
+async def rest(service: ConnectorService, **config: Any) -> dict[str, Any]:
+    body = {"name": "api", "connector_type": "api", "provider": "rest"}
+    return await service.create(
+        {**body, "organization_id": "acme", "config": {"base_url": "http://127.0.0.1:9", **config}}
+    )
+
+
+async def test_an_update_to_another_variant_keeps_nothing_of_the_former_one(service: ConnectorService) -> None:
+    oauth = {"type": "oauth2_client_credentials", "token_url": "http://127.0.0.1:9/t", "client_id": "c", "scope": "s"}
+    made = await rest(service, auth={**oauth, "client_secret": "s3cr3t"}, headers={"type": "a", "x-b": "b"})
+    auth = {"type": "bearer", "token": "t0k3n"}
+    given = {"auth": auth, "headers": {"type": "c", "x-b": "b"}}
+    changed = await service.update(made["id"], {"config": given})
+    assert changed["config"]["auth"] == {"type": "bearer"}
+    assert sorted(changed["secrets_set"]) == ["auth.token", "headers.type", "headers.x-b"]
+    with pytest.raises(InvalidConfig) as caught:  # nothing of the former one fills the gap
+        await service.update(made["id"], {"config": {"auth": {"type": "basic", "username": "u"}}})
+    assert [entry.field for entry in caught.value.fields] == ["config.auth.basic.password"]
+    same = await service.update(made["id"], {"config": {"auth": {"type": "bearer"}}})
+    assert same["version"] == changed["version"]
+    # An object that is no union merges, whatever its members are called.
+    merged = await service.update(made["id"], {"config": {"headers": {"type": "d"}}})
+    assert sorted(merged["secrets_set"]) == ["auth.token", "headers.type", "headers.x-b"]
+
+
+async def test_rows_of_lists_have_the_beginning_of_long_texts(service: ConnectorService) -> None:
+    operations = {f"/things/{number}": {"get": {"operationId": f"thing{number}"}} for number in range(300)}
+    document = {"openapi": "3.1.0", "info": {"title": "Things", "version": "1"}, "paths": operations}
+    made = await rest(service, openapi=json.dumps(document))
+    await service.attach_to_agent(made["id"], "agent-1", "things")
+    whole = made["config"]["openapi"]
+    assert len(whole) > 5000
+    assert (await service.get(made["id"]))["config"]["openapi"] == whole
+    [row] = (await service.list(organization_id="acme"))["records"]
+    [used] = (await service.list_instances(made["id"]))["records"]
+    [known] = await service.list_agent_connectors("agent-1")
+    for short in (row, used, known):
+        assert short["config"]["openapi"].startswith(whole[:100])
+        assert len(short["config"]["openapi"]) < 250
+        assert short["config"]["base_url"] == "http://127.0.0.1:9"
+
+
 @pytest.mark.parametrize("body", [{}, {"config": {}}, {"name": None}, {"config": None, "status": None}])
 async def test_an_update_that_names_nothing_is_a_bad_request(service: ConnectorService, body: dict[str, Any]) -> None:
     connector = await create(service)

@@ -58,7 +58,7 @@ async def apply_one(service: Service, wanted: Wanted, mode: Mode) -> AsyncIterat
 async def _existing(service: Service, name: str) -> dict[str, Any] | None:
     async for record in all_connectors(service, q=name):
         if record["name"] == name:
-            return record
+            return await service.get(record["id"])  # a row of the list is cut
     return None
 
 

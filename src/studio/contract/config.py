@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from studio.errors import FieldError, InvalidConfig
 
@@ -161,6 +162,13 @@ class ProviderConfig(BaseModel):
         }
 
     @classmethod
+    @cache
+    def variants(cls) -> dict[str, str]:
+        """Fields that hold one of several shapes, with the member that says which one (`auth`: `type`)."""
+        found = {info.alias or name: _discriminator(info.annotation) for name, info in cls.model_fields.items()}
+        return {name: member for name, member in found.items() if member is not None}
+
+    @classmethod
     def _marked(cls, kind: type) -> Iterator[tuple[str, Any]]:
         for name, info in cls.model_fields.items():
             for mark in info.metadata:
@@ -181,6 +189,13 @@ class ProviderConfig(BaseModel):
     def value(self, name: str) -> Any:
         """The value of a field by the name that callers use."""
         return self.model_dump(by_alias=True)[name]
+
+
+def _discriminator(annotation: Any) -> str | None:
+    """The discriminator of a union of models, wherever in the annotation it stands."""
+    inner = [_discriminator(part) for part in get_args(annotation)]
+    own = [mark.discriminator for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, FieldInfo)]
+    return next((found for found in [*own, *inner] if isinstance(found, str)), None)
 
 
 def split_secrets(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -68,7 +68,7 @@ class Attachments(Bound):
         core, scope, connector = await self._find(connector_id, Role.MEMBER)
         used = await scope.instances_of(connector.id)
         effective = core.configs.effective_or_none
-        records = [instance_dict(instance, connector, effective(connector, instance)) for instance in used]
+        records = [instance_dict(instance, connector, effective(connector, instance), row=True) for instance in used]
         return {"records": records, "total": len(records)}
 
     async def list_agent_connectors(self, agent_id: str, *, organization_id: str | None = None) -> list[Record]:
@@ -76,7 +76,7 @@ class Attachments(Bound):
         policy.require_agent(self._principal, agent_id_of(agent_id), Role.MEMBER)
         core, scope = await self._scope(organization_id)
         return [
-            instance_dict(instance, connector, core.configs.effective_or_none(connector, instance))
+            instance_dict(instance, connector, core.configs.effective_or_none(connector, instance), row=True)
             for instance, connector in await scope.attachments(agent_id)
             if policy.allows_alias(self._principal, instance.alias)
         ]

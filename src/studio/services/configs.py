@@ -139,7 +139,7 @@ class Configs:
         return config.parse(join_secrets(merged, secrets))
 
     def merged(self, connector: Connector, patch: Mapping[str, Any]) -> ProviderConfig:
-        """The config after a merge patch (RFC 7396).
+        """The config after a merge patch (RFC 7396); an object that becomes one of another variant starts empty.
 
         Raises:
             InvalidConfig: the outcome does not fit the schema.
@@ -147,7 +147,11 @@ class Configs:
         """
         old = self.release(connector)
         public, secrets = old.split()
-        new = type(old).parse(merge_patch(join_secrets(public, secrets), patch))
+        held_now = join_secrets(public, secrets)
+        for name, member in type(old).variants().items():
+            if _switches(held_now.get(name), patch.get(name), member):
+                del held_now[name]  # what the former variant held means nothing to the new one
+        new = type(old).parse(merge_patch(held_now, patch))
         changed, held = new.split()
         if new.destination(changed) != old.destination(public):
             kept = sorted(set(held) - _paths(patch))
@@ -216,6 +220,11 @@ def _within(kind: Kind, public: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         elif rule is None or not rule.allows(value, stored):
             unfit.append(name)
     return narrowed, tuple(unfit)
+
+
+def _switches(held: Any, patch: Any, member: str) -> bool:
+    both = isinstance(held, Mapping) and isinstance(patch, Mapping)
+    return both and member in patch and patch[member] != held.get(member)
 
 
 def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,10 @@ class Connectors(Bound):
         cursor: str | None = None,
         offset: int = 0,
     ) -> Record:
-        """A page: `{"records": […], "total": n, "next_cursor": …}`, oldest first. `limit` is 1 to 200."""
+        """A page: `{"records": […], "total": n, "next_cursor": …}`, oldest first. `limit` is 1 to 200.
+
+        Of long texts in a config, such as an OpenAPI document, a record has the beginning; `get` has all of it.
+        """
         policy.require_role(self._principal, Role.MEMBER)
         asked = Listing.parse(
             {
@@ -117,7 +120,7 @@ class Connectors(Bound):
         core, scope = await self._scope(organization_id)
         filters = Filters(asked.connector_type, asked.provider, asked.status, asked.q)
         page = await scope.connectors(filters, limit=asked.limit, after=asked.cursor, offset=asked.offset)
-        records = [connector_dict(record, core.configs.effective_or_none(record)) for record in page.records]
+        records = [connector_dict(record, core.configs.effective_or_none(record), row=True) for record in page.records]
         return {"records": records, "total": page.total, "next_cursor": page.next_id}
 
     async def update(

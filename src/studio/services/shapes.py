@@ -8,13 +8,16 @@ from studio.contract import Provider
 from studio.models import ApiKey, Connector, ConnectorInstance
 from studio.services.configs import Effective
 
+LONG = 2000
+"""Characters of a config's text that a row of a list shows as a whole; an OpenAPI document can have millions."""
 SEALED_SHUT = "the sealed config does not open: it was moved or changed in the store, or its key is gone"
 
 
-def connector_dict(connector: Connector, effective: Effective | None) -> dict[str, Any]:
+def connector_dict(connector: Connector, effective: Effective | None, *, row: bool = False) -> dict[str, Any]:
     """A connector: `config` holds the non-secret fields in force, `secrets_set` names the others.
 
-    In a list, one whose config does not open (None) shows so and does not hide the others.
+    As a `row` of a list it has only the beginning of long texts. There, one whose config does not open
+    (None) shows so and does not hide the others.
     """
     return {
         "id": connector.id,
@@ -22,7 +25,7 @@ def connector_dict(connector: Connector, effective: Effective | None) -> dict[st
         "name": connector.name,
         "connector_type": connector.connector_type,
         "provider": connector.provider,
-        "config": effective.shown() if effective else None,
+        "config": _config(effective, row=row),
         "secrets_set": list(effective.secrets_set) if effective else [],
         "status": connector.status if effective else "error",
         "last_tested_at": connector.last_tested_at,
@@ -37,8 +40,13 @@ def connector_dict(connector: Connector, effective: Effective | None) -> dict[st
     }
 
 
-def instance_dict(instance: ConnectorInstance, connector: Connector, effective: Effective | None) -> dict[str, Any]:
-    """An attachment, its connector in short, and its effective non-secret config with each field's source."""
+def instance_dict(
+    instance: ConnectorInstance, connector: Connector, effective: Effective | None, *, row: bool = False
+) -> dict[str, Any]:
+    """An attachment, its connector in short, and its effective non-secret config with each field's source.
+
+    As a `row` of a list it has only the beginning of long texts.
+    """
     return {
         "id": instance.id,
         "connector_id": instance.connector_id,
@@ -52,10 +60,23 @@ def instance_dict(instance: ConnectorInstance, connector: Connector, effective: 
             "provider": connector.provider,
             "status": connector.status,
         },
-        "config": effective.shown() if effective else None,
+        "config": _config(effective, row=row),
         "config_sources": effective.sources() if effective else {},
         "saved_only": bool(instance.saved_only),
     }
+
+
+def _config(effective: Effective | None, *, row: bool) -> dict[str, Any] | None:
+    if effective is None:
+        return None
+    shown = effective.shown()
+    return {name: _beginning(value) for name, value in shown.items()} if row else shown
+
+
+def _beginning(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= LONG:
+        return value
+    return f"{value[:100]}… ({len(value)} characters; read the connector itself for all of them)"
 
 
 def key_dict(key: ApiKey) -> dict[str, Any]:
