@@ -129,6 +129,18 @@ async def test_no_attack_changes_anything_or_returns_a_file(provider: Mysql, ora
         assert oracle.digest() == before, text
 
 
+async def test_a_plan_poisons_no_other_call_either(provider: Mysql) -> None:
+    """The optimizer works out what is constant, so a plan can set a variable."""
+    await call(provider, "explain", query="SELECT * FROM users WHERE (@poison := 'yes') IS NOT NULL")
+    assert (await call(provider, "query", query="SELECT @poison")).rows == [(None,)]
+
+
+async def test_a_plan_that_is_no_json_is_given_as_text(provider: Mysql) -> None:
+    """MariaDB repeats the text of a condition without escaping its quotes."""
+    found = (await call(provider, "explain", query="SELECT * FROM users WHERE name = 'a''b\"c'")).data
+    assert "users" in str(found)
+
+
 async def test_a_read_that_poisons_its_session_poisons_no_other_call(provider: Mysql) -> None:
     look = "SELECT @poison, @@tx_read_only, @@sql_mode, @@time_zone, @@autocommit, @@max_statement_time, IS_USED_LOCK('canary')"
     clean = (await call(provider, "query", query=look)).rows

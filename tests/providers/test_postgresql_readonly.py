@@ -44,6 +44,8 @@ CREATE FUNCTION f_temp() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP TA
 CREATE FUNCTION f_listen() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LISTEN x; NOTIFY canary; RETURN 1; END $$;
 CREATE FUNCTION f_prepare() RETURNS int LANGUAGE plpgsql AS $$
     BEGIN EXECUTE 'PREPARE poison AS SELECT 1'; RETURN 1; END $$;
+CREATE FUNCTION f_plan() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_advisory_lock(78); RETURN 1; END $$;
 CREATE FUNCTION f_deallocate() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DEALLOCATE ALL; RETURN 1; END $$;
 CREATE VIEW v_delete AS SELECT f_delete();
 CREATE OPERATOR @!@ (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int);
@@ -88,7 +90,7 @@ REFUSED = [
     "SELECT txid_current()", "SELECT pg_current_xact_id()", "SELECT database_to_xml(true, true, '')", "SELECT pg_backup_start('x')",
 ]  # fmt: skip
 ACCEPTED_AND_HARMLESS = [
-    "SELECT f_set()", "SELECT f_role()", "SELECT f_auth()", "SELECT f_lock()", "SELECT f_listen()", "SELECT f_prepare()",
+    "SELECT f_set()", "SELECT f_role()", "SELECT f_auth()", "SELECT f_lock()", "SELECT f_listen()",
     "SELECT f_deallocate()", "SELECT f_catch()", "EXPLAIN DELETE FROM users", "SELECT 1 @!@ 2", "SHOW ALL",
 ]  # fmt: skip
 HONEST = [
@@ -105,6 +107,7 @@ HONEST = [
     "SELECT to_tsvector('a b') @@ to_tsquery('a')", "SELECT json_agg(u), jsonb_object_agg(id, name) FROM users u", "SELECT * FROM users TABLESAMPLE SYSTEM (100)",
     "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY id) FROM users", "SELECT (SELECT max(id) FROM users), CASE WHEN true THEN 1 END",
     "SELECT xmlelement(name a, 'b')", "SELECT * FROM json_to_recordset('[{\"a\":1}]') AS x(a int)", "EXPLAIN SELECT * FROM users",
+    "EXPLAIN INSERT INTO users VALUES (9)", "EXPLAIN INSERT INTO users SELECT 9", "EXPLAIN UPDATE users SET name = 'x'",
     "EXPLAIN (FORMAT JSON, VERBOSE) SELECT * FROM users", "SHOW server_version", "SELECT relname FROM pg_class WHERE relkind = 'r'",
     "SELECT 1 -- the end", "SELECT 1 /* the end */;", "SELECT currval_like.x FROM (SELECT 1 AS x) currval_like", "SELECT gen_random_uuid()",
     "SELECT version(), current_user, current_database(), pg_backend_pid()", "SELECT pg_size_pretty(pg_total_relation_size('users'))",
@@ -235,6 +238,19 @@ async def test_what_a_users_function_does_to_the_session_ends_with_the_read(
     assert [(*row[:poison], row[poison] or None, *row[poison + 1 :]) for row in after or ()] == state
     await settled(provider)
     assert await oracle.digest() == before
+
+
+@pytest.mark.parametrize("operation", ["query", "explain"])
+@pytest.mark.parametrize("text", ["SELECT f_prepare()", "SELECT f_plan()", "SELECT * FROM users WHERE id = f_plan()"])
+async def test_no_lock_and_no_prepared_statement_outlives_a_read_or_a_plan(
+    provider: Postgresql, operation: str, text: str
+) -> None:
+    """ROLLBACK undoes neither, and the planner runs what claims to be immutable."""
+    await call(provider, operation, query=text)
+    await settled(provider)
+    look = """SELECT (SELECT count(*) FROM pg_prepared_statements WHERE from_sql),
+                     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"""
+    assert (await call(provider, "query", query=look)).rows == [(0, 0)]
 
 
 async def test_a_read_may_not_begin_by_switching_its_transaction_to_writing(

@@ -188,7 +188,7 @@ def _survey(tree: Any) -> list[tuple[str, Any]]:
         node = left.pop()
         for key, value in node.items() if type(node) is dict else (("", item) for item in node):
             if type(value) is dict or type(value) is list:
-                if key in _NOTED or key[-4:] == "Stmt":
+                if key in _NOTED or (key[-4:] == "Stmt" and key[0].isupper()):  # a node, not a field that holds one
                     noted.append((key, value))
                 left.append(value)
     return noted

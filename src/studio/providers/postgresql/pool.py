@@ -28,8 +28,14 @@ SEEN_TEXTS = 4_096
 PREAMBLE_TAG = b"SET"
 """The command tag of the last statement of a preamble; no statement that may run here has it."""
 
-UNLOCK = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
-"""The end of a read that called functions of which we know nothing: session locks outlive a ROLLBACK."""
+UNLOCK = (
+    "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all(); SELECT 1 / (CASE WHEN EXISTS "
+    "(SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) THEN 0 ELSE 1 END)"
+)
+"""The end of a read that called functions of which we know nothing: session locks and PREPARE outlive a ROLLBACK.
+
+A statement that SQL prepared cannot be told from one that somebody counts on, so the error closes the session.
+"""
 RESET = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *; "
     "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"

@@ -120,7 +120,9 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         """Show the plan of a query without running it."""
         call, verdict = await self._judged(query, params)
         verdict.must_explain()
-        return await self._value(explain_text(call.text), *call.values, names=call.names)  # type: ignore[no-any-return]
+        # The planner runs functions that claim to be immutable, so a plan can leave as much behind as a query.
+        text, plain = explain_text(call.text), verdict.plain
+        return await self._value(text, *call.values, names=call.names, plain=plain)  # type: ignore[no-any-return]
 
     async def privileges(self) -> dict[str, Any]:
         """What the account may do (see `Probe.privileges`)."""
@@ -132,9 +134,10 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
     def _first_batch(self) -> int:
         return min(self.config.max_rows + 1, 128)
 
-    async def _value(self, text: str, *values: Any, names: Sequence[str] = ()) -> Any:
-        """The first value of a query of ours, or None without a row."""
-        async with aclosing(read(self._pool, Call(text, tuple(names), list(values)), 1, cursor=False)) as batches:
+    async def _value(self, text: str, *values: Any, names: Sequence[str] = (), plain: bool = True) -> Any:
+        """The first value of a query of ours, or None without a row. `plain` as in `read`."""
+        call = Call(text, tuple(names), list(values))
+        async with aclosing(read(self._pool, call, 1, cursor=False, plain=plain)) as batches:
             async for batch in batches:
                 return batch.rows[0][0] if batch.rows else None
         return None
