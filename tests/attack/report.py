@@ -33,6 +33,13 @@ LINES = {
     "statements": Line(
         "{tried:,} statements tried on {parts} engines, {accepted:,} accepted: {changed} state changes", never="changed"
     ),
+    "reads": Line(
+        "{honest:,} honest reads on {parts} engines: {refused} refused, {above} engines above 1 %", never="above"
+    ),
+    "controls": Line(
+        "{written:,} writes past the product on {parts} engines, {seen:,} seen by the oracle: {blind} engines blind",
+        never="blind",
+    ),
     "exhaustion": Line("{bombs:,} bombs over {parts} providers: {broken} bounds broken", never="broken"),
     "guards": Line("{off:,} guards switched off over {parts} subjects: {silent} without effect", never="silent"),
 }

@@ -142,6 +142,17 @@ def mariadb() -> Iterator[Mariadb]:
         server.close()
 
 
+@pytest.fixture(scope="module")
+def own_mariadb() -> Iterator[Mariadb]:
+    """A MariaDB server of one module's own, to change its settings."""
+    server = Mariadb()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
 async def mariadb_database(mariadb: Mariadb) -> AsyncIterator[str]:
     """An empty database of the shared server, by name."""

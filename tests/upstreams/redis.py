@@ -105,6 +105,17 @@ def own_redis() -> Iterator[Redis]:
         server.close()
 
 
+@pytest.fixture(scope="module")
+def module_redis() -> Iterator[Redis]:
+    """A Redis server of one module's own, to change its settings."""
+    server = Redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
 async def redis_db(redis_server: Redis) -> AsyncIterator[int]:
     """An empty database of the shared server, by number."""

@@ -1,0 +1,3 @@
+"""The servers of these tests."""
+
+from tests.providers.conftest import *  # noqa: F403

@@ -1,0 +1,10 @@
+CREATE TABLE users (id INT PRIMARY KEY, name VARCHAR(80) NOT NULL, email VARCHAR(120), country CHAR(2), age INT, manager_id INT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE products (id INT PRIMARY KEY, title VARCHAR(120) NOT NULL, category VARCHAR(40), price DECIMAL(10,2) NOT NULL, stock INT NOT NULL DEFAULT 0);
+CREATE TABLE orders (id INT PRIMARY KEY, user_id INT NOT NULL, status VARCHAR(20) NOT NULL, total DECIMAL(12,2), placed_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE order_items (order_id INT NOT NULL, product_id INT NOT NULL, quantity INT NOT NULL, unit_price DECIMAL(10,2), PRIMARY KEY (order_id, product_id));
+CREATE INDEX orders_user ON orders (user_id);
+CREATE VIEW big_spenders AS SELECT u.id, u.name, sum(o.total) AS spent FROM users u JOIN orders o ON o.user_id = u.id GROUP BY u.id, u.name;
+INSERT INTO users VALUES (1, 'Ada Lovelace', 'ada@example.com', 'GB', 36, NULL, '2024-01-05 10:00:00'), (2, 'Grace Hopper', 'grace@example.com', 'US', 85, 1, '2024-02-11 09:30:00'), (3, 'José Müller', 'jose@example.com', 'DE', 41, 1, '2024-03-20 17:45:00'), (4, '山田太郎', NULL, 'JP', NULL, 2, '2024-05-01 00:00:00'), (5, 'O''Brien 🦊', 'ob@example.com', 'IE', 29, 2, '2024-06-30 23:59:59');
+INSERT INTO products VALUES (1, 'Keyboard', 'input', 49.90, 12), (2, 'Mouse', 'input', 19.50, 40), (3, 'Monitor 27"', 'display', 329.00, 3), (4, 'Kabel 50%', 'other', 5.00, 0);
+INSERT INTO orders VALUES (1, 1, 'paid', 69.40, '2024-04-01 08:00:00'), (2, 1, 'paid', 329.00, '2024-04-15 12:00:00'), (3, 2, 'open', 19.50, '2024-05-02 10:10:10'), (4, 3, 'cancelled', 5.00, '2024-05-30 22:00:00'), (5, 5, 'paid', 98.90, '2024-07-07 07:07:07');
+INSERT INTO order_items VALUES (1, 1, 1, 49.90), (1, 2, 1, 19.50), (2, 3, 1, 329.00), (3, 2, 1, 19.50), (4, 4, 1, 5.00), (5, 1, 1, 49.90), (5, 4, 2, 24.50);

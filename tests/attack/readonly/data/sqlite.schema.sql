@@ -1,0 +1,10 @@
+CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id INT, kind TEXT, payload TEXT, at TEXT DEFAULT '2024-01-01 00:00:00');
+INSERT INTO events (user_id, kind, payload) VALUES (1, 'login', '{"ip": "10.0.0.1", "ok": true, "n": [1, 2, 3]}'), (2, 'buy', '{"sku": "K1", "price": 49.9}'), (3, 'login', NULL);
+CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT) STRICT;
+CREATE TABLE pairs (a TEXT PRIMARY KEY, b INT) WITHOUT ROWID;
+CREATE TRIGGER audit AFTER DELETE ON orders BEGIN INSERT INTO notes (body) VALUES ('gone'); END;
+CREATE VIRTUAL TABLE articles USING fts5(title, body);
+INSERT INTO articles VALUES ('one', 'the quick brown fox'), ('two', 'lazy dogs');
+CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1, y0, y1);
+INSERT INTO boxes VALUES (1, 0, 1, 0, 1), (2, 5, 6, 5, 6);
+CREATE VIEW v_opt AS SELECT * FROM articles;
