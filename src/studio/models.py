@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -187,7 +188,8 @@ class Result:
     """What one operation answered.
 
     Either `rows` (tuples in the order of `columns`) or `data` (any JSON value) is set.
-    `row_count` counts rows read or rows affected. `truncated` is exact.
+    `row_count` counts rows read or rows affected. `truncated` is exact. `bytes` counts the rows' values,
+    where they were counted.
     """
 
     columns: list[Column] = field(default_factory=list)
@@ -197,6 +199,7 @@ class Result:
     truncated: bool = False
     next_cursor: str | None = None
     execution_time_ms: float = 0.0
+    bytes: int | None = None
 
     def to_dict(self) -> ResultDict:
         """The public form: rows become objects keyed by column name."""
@@ -222,4 +225,45 @@ def new_id() -> str:
 
 def now(in_s: float = 0) -> str:
     """The time, or that in `in_s` seconds, as fixed-width ISO 8601 in UTC, so that text order is time order."""
-    return (datetime.now(UTC) + timedelta(seconds=in_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    time = datetime.now(UTC) + timedelta(seconds=in_s) if in_s else datetime.now(UTC)
+    return time.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+current_request: ContextVar[str] = ContextVar("current_request")
+"""The id of the request that is being answered, where a surface has given it one."""
+
+
+def request_id() -> str:
+    """The id of the present request; a new one where there is no request."""
+    return current_request.get(None) or new_id()
+
+
+@dataclass(slots=True)
+class AuditEntry:
+    """What one row of the audit log says. Ids, names of fields, counts and codes: never a value or a secret.
+
+    `verdict` is ok, started (an effect that is about to be sent), refused (nothing was sent), failed or
+    cancelled. `target` is the id of what changed. `digest` tells equal statements apart from others,
+    `micros` is the latency, `count` how many equal refusals the row stands for.
+    """
+
+    organization_id: str
+    event: str
+    subject: str
+    verdict: str = "ok"
+    code: str | None = None
+    agent_id: str | None = None
+    alias: str | None = None
+    connector_id: str | None = None
+    target: str | None = None
+    operation: str | None = None
+    effect: str | None = None
+    digest: str | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    micros: int | None = None
+    count: int = 1
+    request_id: str = field(default_factory=request_id)
+    writer: str | None = None
+    details: str | None = None
+    at: str = field(default_factory=now)

@@ -34,7 +34,7 @@ async def create(service: ConnectorService, name: str = "toy", **config: Any) ->
 
 async def row(service: ConnectorService, connector_id: str) -> Connector:
     core = await service._home.core()
-    return await core.store.scope(None).connector(connector_id)
+    return await core.store.scope(None, "test").connector(connector_id)
 
 
 async def secrets_at_the_driver(service: ConnectorService, connector_id: str) -> Any:
@@ -365,7 +365,7 @@ async def test_an_override_moved_to_another_attachment_is_refused(service: Conne
     ours = await service.attach_to_agent(connector["id"], "agent-1", "a", {"database": "a"})
     theirs = await service.attach_to_agent(connector["id"], "agent-1", "b", {"database": "b"})
     core = await service._home.core()
-    token = (await core.store.scope(None).instance(theirs["id"])).config_override
+    token = (await core.store.scope(None, "test").instance(theirs["id"])).config_override
     await write(
         service, update(connector_instances).where(connector_instances.c.id == ours["id"]).values(config_override=token)
     )

@@ -163,7 +163,7 @@ async def test_a_master_key_rotation_seals_the_kept_secrets_too(settings: Settin
     async with ConnectorService(settings) as service:
         core = await service._home.core()
         [row] = await others(service)
-        connector = await core.store.scope("acme").connector(connector_id)
+        connector = await core.store.scope("acme", "test").connector(connector_id)
         old = core.configs.exchanged(connector, row.id, Sealed(row.token, row.key_id))
         assert core.configs.release(old).split()[1]["password"] == "p4ssw0rd-c4n4ry"
 

@@ -130,7 +130,7 @@ async def test_the_servers_log_never_holds_the_new_password(settings: Settings, 
         connector_id = (await service.create(account.body()))["id"]
         await service.rotate(connector_id, {"generate": True})
         core = await service._home.core()
-        connector = await core.store.scope("acme").connector(connector_id)
+        connector = await core.store.scope("acme", "test").connector(connector_id)
         password = core.configs.release(connector).split()[1]["password"]
     log = (account.server.dir / "output").read_text(errors="replace")
     assert "ALTER ROLE CURRENT_USER PASSWORD 'SCRAM-SHA-256$" in log, "the log is on, and holds the statement"

@@ -60,10 +60,10 @@ async def test_a_key_file_gets_a_new_key_and_every_row_moves_to_it(tmp_path: Pat
     before = (tmp_path / KEY_FILE).read_text().split()
     done = await rotated(settings)
     after = (tmp_path / KEY_FILE).read_text().split()
-    assert (done.done, done.left, done.failed) == (14, 0, ())
+    assert (done.done, done.left, done.failed) == (15, 0, ())
     assert after[1:] == before
     assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
-    assert {key["key_id"]: key["rows"] for key in (await encryption_status(settings))["keys"]}[done.key_id] == 14
+    assert {key["key_id"]: key["rows"] for key in (await encryption_status(settings))["keys"]}[done.key_id] == 15
     (tmp_path / KEY_FILE).write_text(after[0])  # the old key is not needed any more
     await check_all_open(settings, ids)
 
@@ -72,7 +72,7 @@ async def test_keys_from_the_settings_rotate_to_the_first(tmp_path: Path) -> Non
     old, new = new_key(), new_key()
     ids = await filled(Settings(data_dir=tmp_path, encryption_keys=old), 3)
     done = await rotated(Settings(data_dir=tmp_path, encryption_keys=f"{new},{old}"))
-    assert (done.done, done.left) == (6, 0)
+    assert (done.done, done.left) == (7, 0)
     await check_all_open(Settings(data_dir=tmp_path, encryption_keys=new), ids)
     with pytest.raises(EncryptionError):
         await check_all_open(Settings(data_dir=tmp_path, encryption_keys=old), ids)

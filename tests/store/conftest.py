@@ -12,10 +12,13 @@ import pytest
 from tests.servers import Postgres
 
 from studio.store import migrations
+from studio.store.audit import AuditLog
 from studio.store.engine import Database, open_database
 from studio.store.store import Scope, Store
 from studio.store.tables import metadata
 
+KEY = bytes(32)
+"""Of the audit log."""
 KINDS = [pytest.param("sqlite"), pytest.param("postgresql", marks=pytest.mark.server)]
 
 
@@ -83,7 +86,7 @@ async def other(home: Home) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def acme(database: Database) -> Scope:
-    return Store(database).scope("acme")
+    return Store(AuditLog(database, KEY)).scope("acme", "test")
 
 
 @cache

@@ -151,7 +151,7 @@ async def test_what_was_acknowledged_outlives_every_kill(tmp_path: Path) -> None
     async with ConnectorService(Settings(data_dir=tmp_path)) as service:
         core = await service._home.core()
         for connector_id, version in server.versions.items():
-            row = await core.store.scope("acme").connector(connector_id)
+            row = await core.store.scope("acme", "test").connector(connector_id)
             assert row.version >= version
             assert core.configs.release(row).value("max_rows") == (7 if row.version > 1 else 1000)
     with sqlite3.connect(tmp_path / "studio.db") as store:

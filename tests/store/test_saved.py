@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
-from tests.store.conftest import Home
+from tests.store.conftest import KEY, Home
 
 from studio import errors
 from studio.models import SavedOperation, new_id, now
 from studio.store import migrations, saved
+from studio.store.audit import AuditLog
 from studio.store.engine import Database
 from studio.store.saved import Saved
 from studio.store.store import Store
@@ -37,7 +38,7 @@ def row(connector_id: str, name: str = "one", organization: str = "acme") -> Sav
 
 async def test_they_are_found_by_name_inside_their_organization(database: Database) -> None:
     here = await connector(database)
-    mine, theirs = Saved(database, "acme"), Saved(database, "beta")
+    mine, theirs = Saved(AuditLog(database, KEY), "acme"), Saved(AuditLog(database, KEY), "beta")
     two, one = row(here, "two"), row(here, "one")
     for each in (two, one):
         await mine.add(each)
@@ -47,13 +48,13 @@ async def test_they_are_found_by_name_inside_their_organization(database: Databa
     assert await theirs.all(here) == []
     assert await theirs.named(here, "one") is None
     with pytest.raises(errors.NotFound):
-        await theirs.remove(here, "one")
+        await theirs.remove(here, "one", by="test")
     with pytest.raises(errors.NotFound):
         await theirs.add(row(here, "three", "beta"))
-    await mine.remove(here, "one")
+    await mine.remove(here, "one", by="test")
     with pytest.raises(errors.NotFound):
-        await mine.remove(here, "one")
-    await Store(database).scope("acme").remove_connector(here)
+        await mine.remove(here, "one", by="test")
+    await Store(AuditLog(database, KEY)).scope("acme", "test").remove_connector(here)
     assert await mine.all(here) == []
 
 
@@ -61,7 +62,7 @@ async def test_a_name_stands_once_and_a_connector_holds_so_many(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = await connector(database), await connector(database)
-    mine = Saved(database, "acme")
+    mine = Saved(AuditLog(database, KEY), "acme")
     await mine.add(row(here))
     with pytest.raises(errors.Conflict):
         await mine.add(row(here))
@@ -78,8 +79,8 @@ async def test_attachments_of_before_are_not_limited(bare: Home) -> None:
         values = {"id": await connector(database), "organization": "acme"}
         await database.write(lambda connection: connection.execute(text(INSTANCE), values))
         await migrations.upgrade(database)
-        ((instance, _),) = await Store(database).scope("acme").attachment("agent-1", "db")
+        ((instance, _),) = await Store(AuditLog(database, KEY)).scope("acme", "test").attachment("agent-1", "db")
         assert not instance.saved_only
-        await Saved(database, "acme").add(row(instance.connector_id))
+        await Saved(AuditLog(database, KEY), "acme").add(row(instance.connector_id))
     finally:
         await database.close()

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from tests.store.conftest import KEY
 
-from studio.errors import Conflict, EncryptionError, NotFound, StudioError
+from studio.errors import Conflict, EncryptionError, NotFound, StudioError, UpstreamError
 from studio.models import ApiKey, Connector, ConnectorInstance, new_id, now
 from studio.security.vault import Vault, new_key
+from studio.store.audit import AuditLog
 from studio.store.engine import Database
 from studio.store.keys import Keys, admit_canary, canaries
 from studio.store.store import Filters, Scope, Store
@@ -78,7 +80,7 @@ async def test_an_attachment_comes_back_with_its_connector(acme: Scope) -> None:
 
 async def test_another_process_sees_a_change_at_once(acme: Scope, other: Database) -> None:
     (one,) = await add(acme, "one")
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     await acme.add_instance(instance(one))
     for version in range(1, 6):
         await acme.change_connector(one.id, version=version, values={"name": f"n{version}"})
@@ -97,7 +99,7 @@ async def test_a_name_is_unique_in_its_organization_only(acme: Scope, database: 
     with pytest.raises(Conflict) as caught:
         await acme.add_connector(connector("one"))
     assert [entry.field for entry in caught.value.fields] == ["name"]
-    await Store(database).scope("beta").add_connector(connector("one", "beta"))
+    await Store(AuditLog(database, KEY)).scope("beta", "test").add_connector(connector("one", "beta"))
     await acme.add_connector(connector("ONE"))
     assert len(await ids(acme)) == 2
 
@@ -118,14 +120,14 @@ async def test_an_alias_is_unique_for_an_agent_of_an_organization(acme: Scope, d
     assert [entry.field for entry in caught.value.fields] == ["alias"]
     await acme.add_instance(instance(one, agent_id="agent-2"))
     await acme.add_instance(instance(one, alias="db2"))
-    beta = Store(database).scope("beta")
+    beta = Store(AuditLog(database, KEY)).scope("beta", "test")
     (theirs,) = await add(beta, "one", organization_id="beta")
     await beta.add_instance(instance(theirs))
     assert len(await acme.instances_of(one.id)) == 3
 
 
 async def test_of_many_who_want_one_name_exactly_one_gets_it(acme: Scope, other: Database) -> None:
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     answers = await outcomes(*(scope.add_connector(connector("one")) for scope in [acme, theirs] * 10))
     assert [answer for answer in answers if answer is None] == [None]
     assert {type(answer) for answer in answers} == {type(None), Conflict}
@@ -134,7 +136,7 @@ async def test_of_many_who_want_one_name_exactly_one_gets_it(acme: Scope, other:
 
 async def test_of_many_who_want_one_alias_exactly_one_gets_it(acme: Scope, other: Database) -> None:
     (one,) = await add(acme, "one")
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     answers = await outcomes(*(scope.add_instance(instance(one)) for scope in [acme, theirs] * 10))
     assert [type(answer) for answer in answers].count(Conflict) == 19
     assert len(await acme.attachment("agent-1", "db")) == 1
@@ -147,7 +149,7 @@ async def test_another_organization_finds_nothing_and_changes_nothing(acme: Scop
     (one,) = await add(acme, "one")
     made = instance(one)
     await acme.add_instance(made)
-    beta = Store(database).scope("beta")
+    beta = Store(AuditLog(database, KEY)).scope("beta", "test")
     for call in (
         beta.connector(one.id),
         beta.change_connector(one.id, version=1, values={"name": "mine"}),
@@ -160,7 +162,7 @@ async def test_another_organization_finds_nothing_and_changes_nothing(acme: Scop
     assert await beta.instances_of(one.id) == []
     assert await beta.attachments("agent-1") == []
     assert await beta.attachment("agent-1", "db") == []
-    await beta.record_test(one, succeeded=False, error="mine")
+    await beta.record_test(one, error=UpstreamError("mine"))
     page = await beta.connectors(Filters(), limit=10, after=None, offset=0)
     assert (page.records, page.total) == ([], 0)
     assert await acme.connector(one.id) == one
@@ -171,12 +173,12 @@ async def test_an_attachment_cannot_point_into_another_organization(acme: Scope,
     """The database itself refuses it: the foreign key holds both columns."""
     (one,) = await add(acme, "one")
     with pytest.raises(NotFound):
-        await Store(database).scope("beta").add_instance(instance(one, organization_id="beta"))
+        await Store(AuditLog(database, KEY)).scope("beta", "test").add_instance(instance(one, organization_id="beta"))
     assert await acme.instances_of(one.id) == []
 
 
 async def test_the_trusted_caller_reaches_every_organization(acme: Scope, database: Database) -> None:
-    everywhere = Store(database).scope(None)
+    everywhere = Store(AuditLog(database, KEY)).scope(None, "test")
     (one,) = await add(acme, "one")
     (two,) = await add(everywhere, "two", organization_id="beta")
     assert await ids(everywhere) == [one.id, two.id]
@@ -187,13 +189,13 @@ async def test_the_trusted_caller_reaches_every_organization(acme: Scope, databa
 async def test_keys_belong_to_their_organization(database: Database) -> None:
     ours, theirs = key(), key("beta")
     for made in (ours, theirs):
-        await Keys(database).add(made)
-    assert await Keys(database, "acme").all() == [ours]
+        await Keys(AuditLog(database, KEY)).add(made)
+    assert await Keys(AuditLog(database, KEY), "acme").all() == [ours]
     with pytest.raises(NotFound):
-        await Keys(database, "acme").revoke(theirs.id)
-    assert await Keys(database).by_prefix(theirs.prefix) == theirs
-    await Keys(database, "beta").revoke(theirs.id)
-    found = await Keys(database).by_prefix(theirs.prefix)
+        await Keys(AuditLog(database, KEY), "acme").revoke(theirs.id, by="test")
+    assert await Keys(AuditLog(database, KEY)).by_prefix(theirs.prefix) == theirs
+    await Keys(AuditLog(database, KEY), "beta").revoke(theirs.id, by="test")
+    found = await Keys(AuditLog(database, KEY)).by_prefix(theirs.prefix)
     assert found is not None
     assert found.revoked_at is not None
 
@@ -260,20 +262,24 @@ async def test_filters_narrow_and_their_total_counts_what_matches(acme: Scope) -
 
 
 async def test_the_count_is_kept_right_through_creates_deletes_and_conflicts(acme: Scope, other: Database) -> None:
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     made = await add(acme, *(f"c{number}" for number in range(10)))
     await outcomes(
         *(scope.add_connector(connector(f"n{number}")) for number in range(5) for scope in (acme, theirs)),
         *(scope.remove_connector(one.id) for one in made[:6] for scope in (acme, theirs)),
-        Store(other).scope("beta").add_connector(connector("b", "beta")),
+        Store(AuditLog(other, KEY)).scope("beta", "test").add_connector(connector("b", "beta")),
     )
     assert len(await ids(acme)) == 9
-    assert (await Store(other).scope(None).connectors(Filters(), limit=1, after=None, offset=0)).total == 10
+    assert (
+        await Store(AuditLog(other, KEY)).scope(None, "test").connectors(Filters(), limit=1, after=None, offset=0)
+    ).total == 10
 
 
 async def test_of_two_who_delete_one_connector_one_is_told_that_it_is_gone(acme: Scope, other: Database) -> None:
     for one in await add(acme, *(f"c{number}" for number in range(5))):
-        answers = await outcomes(acme.remove_connector(one.id), Store(other).scope("acme").remove_connector(one.id))
+        answers = await outcomes(
+            acme.remove_connector(one.id), Store(AuditLog(other, KEY)).scope("acme", "test").remove_connector(one.id)
+        )
         assert sorted(type(answer).__name__ for answer in answers) == ["NoneType", "NotFound"]
     assert await ids(acme) == []
 
@@ -293,7 +299,7 @@ async def test_a_total_without_filters_is_read_and_not_counted(acme: Scope, data
 
 async def test_of_many_changers_of_one_version_exactly_one_wins(acme: Scope, other: Database) -> None:
     (one,) = await add(acme, "one")
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     for version in range(1, 6):
         answers = await outcomes(
             *(
@@ -324,16 +330,16 @@ async def test_a_change_sets_the_time_and_leaves_the_rest(acme: Scope) -> None:
 
 async def test_a_tests_outcome_is_kept_for_the_version_that_was_tested(acme: Scope) -> None:
     (one,) = await add(acme, "one")
-    await acme.record_test(one, succeeded=False, error="no")
+    await acme.record_test(one, error=UpstreamError("no"))
     tested = await acme.connector(one.id)
     assert (tested.status, tested.last_test_result, tested.last_error, tested.version) == ("error", "failed", "no", 1)
-    await acme.record_test(one, succeeded=True, error=None)
+    await acme.record_test(one, error=None)
     tested = await acme.connector(one.id)
     assert (tested.status, tested.last_test_result, tested.last_error) == ("active", "success", None)
     changed = await acme.change_connector(one.id, version=1, values={"status": "inactive"})
-    await acme.record_test(one, succeeded=False, error="an old version's")
+    await acme.record_test(one, error=UpstreamError("an old version's"))
     assert (await acme.connector(one.id)).last_error is None
-    await acme.record_test(changed, succeeded=True, error=None)
+    await acme.record_test(changed, error=None)
     assert (await acme.connector(one.id)).status == "inactive"
 
 
@@ -353,7 +359,7 @@ async def test_deleting_a_connector_deletes_its_attachments_and_no_others(acme: 
 
 
 async def test_attaching_to_what_is_being_deleted_leaves_no_orphan(acme: Scope, other: Database) -> None:
-    theirs = Store(other).scope("acme")
+    theirs = Store(AuditLog(other, KEY)).scope("acme", "test")
     for number in range(8):
         (one,) = await add(acme, f"c{number}")
         answers = await outcomes(
@@ -390,9 +396,9 @@ async def test_a_caller_that_gives_up_leaves_a_whole_transaction_or_none(acme: S
 
 async def test_the_first_key_is_made_once_by_starters_in_two_processes(database: Database, other: Database) -> None:
     handles = [database, other] * 5
-    stored = await asyncio.gather(*(Keys(handle).add_first(key()) for handle in handles))
+    stored = await asyncio.gather(*(Keys(AuditLog(handle, KEY)).add_first(key()) for handle in handles))
     assert stored.count(True) == 1
-    assert len(await Keys(database).all()) == 1
+    assert len(await Keys(AuditLog(database, KEY)).all()) == 1
 
 
 async def test_two_machines_with_keys_of_their_own_do_not_both_start(database: Database, other: Database) -> None:

@@ -472,7 +472,7 @@ def test_encryption_status_tells_a_lost_and_a_wrong_key(
     made(embedded)
     status = embedded("encryption", "status", "--json").json
     (key,) = status["keys"]
-    assert (status["ok"], status["source"], key["rows"], key["opens"]) == (True, "key file", 1, True)
+    assert (status["ok"], status["source"], key["rows"], key["opens"]) == (True, "key file", 2, True)
 
     fresh = embedded("encryption", "new-key").out.strip()
     monkeypatch.setenv("STUDIO_ENCRYPTION_KEYS", fresh)
@@ -483,7 +483,7 @@ def test_encryption_status_tells_a_lost_and_a_wrong_key(
 
     monkeypatch.setenv("STUDIO_ENCRYPTION_KEYS", f"{fresh},{(data_dir / 'encryption.key').read_text().strip()}")
     both = embedded("encryption", "status", "--json").json
-    assert [(one["newest"], one["rows"]) for one in both["keys"]] == [(True, 0), (False, 1)]
+    assert [(one["newest"], one["rows"]) for one in both["keys"]] == [(True, 0), (False, 2)]
     assert fresh not in json.dumps(both)
     assert embedded("connectors", "list").code == 0
 
@@ -783,6 +783,6 @@ def test_a_wrong_file_is_refused_before_anything_is_done(
 def test_rotation_says_how_many_rows_it_sealed_anew_and_that_none_is_left(embedded: Studio) -> None:
     embedded("connectors", "create", "--name", "Main", "--provider", "sqlite", "--set", "path=app.db")
     done = embedded("encryption", "rotate", "--json").json
-    assert (done["rows"], done["left"], done["failed"]) == (1, 0, [])
-    assert embedded("encryption", "status", "--json").json["keys"][0]["rows"] == 1
+    assert (done["rows"], done["left"], done["failed"]) == (2, 0, [])
+    assert embedded("encryption", "status", "--json").json["keys"][0]["rows"] == 2
     assert "0 left on an old key" in embedded("encryption", "rotate").out

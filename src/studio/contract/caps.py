@@ -19,12 +19,13 @@ told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_row
 
 @dataclass(slots=True)
 class Capped:
-    """A batch within the caps. `truncated` on the last one says that more existed."""
+    """A batch within the caps, of `size` bytes. `truncated` on the last one says that more existed."""
 
     columns: list[Column]
     rows: list[Any]
     truncated: bool = False
     documents: bool = False
+    size: int = 0
 
 
 async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
@@ -47,7 +48,8 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
             if tell is not None:
                 tell(taken)
             more = taken < len(rows)
-            yield Capped(batch.columns, rows if not more else rows[:taken], more, batch.documents)
+            kept = rows if not more else rows[:taken]
+            yield Capped(batch.columns, kept, more, batch.documents, size)
             if more:
                 return
 

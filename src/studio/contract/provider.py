@@ -246,12 +246,13 @@ class Provider(ABC, Generic[ConfigT]):
         return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
-        result, rows, documents = Result(), [], False
+        result, rows, documents, size = Result(), [], False, 0
         async with aclosing(capped(batches, self.config)) as parts:
             async for part in parts:
                 result.columns, result.truncated, documents = part.columns, part.truncated, part.documents
                 rows += part.rows
-        result.row_count = len(rows)
+                size += part.size
+        result.row_count, result.bytes = len(rows), size
         result.data, result.rows = (rows, None) if documents else (None, rows)
         return result
 

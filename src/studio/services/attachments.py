@@ -8,6 +8,7 @@ from typing import Any
 from studio.errors import NotFound
 from studio.models import ConnectorInstance, Role, new_id, now
 from studio.security import policy
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.inputs import NewAttachment, agent_id_of, is_id
 from studio.services.shapes import instance_dict
@@ -29,6 +30,7 @@ class Attachments(Bound):
         body = {"agent_id": agent_id, "alias": alias, "config_override": config_override}
         return await self.attach(connector_id, body)
 
+    @refusals("connector.attach")
     async def attach(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """As `attach_to_agent`, with the fields in one mapping; unknown ones are refused."""
         core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
@@ -51,6 +53,7 @@ class Attachments(Bound):
         await scope.add_instance(instance)
         return instance_dict(instance, connector, core.configs.effective(connector, instance))
 
+    @refusals("connector.detach")
     async def detach_from_agent(self, instance_id: str) -> Record:
         """Detach. Raises NotFound."""
         if self._principal.agent_id is not None:  # it learns nothing about which ids exist
@@ -63,6 +66,7 @@ class Attachments(Bound):
         await scope.remove_instance(instance.id)
         return {"message": "Connector detached", "id": instance.id}
 
+    @refusals("connector.instances")
     async def list_instances(self, connector_id: str) -> Record:
         """Who uses a connector. Raises NotFound."""
         core, scope, connector = await self._find(connector_id, Role.MEMBER)
@@ -71,6 +75,7 @@ class Attachments(Bound):
         records = [instance_dict(instance, connector, effective(connector, instance), row=True) for instance in used]
         return {"records": records, "total": len(records)}
 
+    @refusals("agent.connectors")
     async def list_agent_connectors(self, agent_id: str, *, organization_id: str | None = None) -> list[Record]:
         """An agent's attachments, each with its connector and effective non-secret config."""
         policy.require_agent(self._principal, agent_id_of(agent_id), Role.MEMBER)

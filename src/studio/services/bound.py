@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from studio.errors import NotFound
-from studio.models import IN_PROCESS, Connector, Principal, Role
+from studio.errors import NotFound, StudioError
+from studio.models import IN_PROCESS, AuditEntry, Connector, Principal, Role
 from studio.security import policy
 from studio.services import identity, metrics
 from studio.services.core import Core
 from studio.services.home import Home
-from studio.services.inputs import is_id
+from studio.services.inputs import is_id, named
 from studio.settings import Settings
 from studio.store.store import NO_CONNECTOR, Scope
 
@@ -64,7 +64,37 @@ class Bound:
     async def _scope(self, organization_id: str | None = None) -> tuple[Core, Scope]:
         """The principal's organization; the in-process caller may name one, or mean all."""
         core = await self._home.core()
-        return core, core.store.scope(self._principal.organization_id or organization_id)
+        return core, core.store.scope(self._principal.organization_id or organization_id, self._principal.subject)
+
+    def _refused(
+        self,
+        event: str,
+        exc: StudioError,
+        *,
+        connector_id: str | None = None,
+        organization_id: str | None = None,
+        agent_id: str | None = None,
+        alias: str | None = None,
+        operation: str | None = None,
+    ) -> None:
+        """Note a call that was refused. Of what the caller gave, only what has the form of a name is kept."""
+        core = self._home.opened
+        organization_id = organization_id or self._principal.organization_id
+        if core is None or organization_id is None:
+            return
+        core.recorder.refuse(
+            AuditEntry(
+                organization_id,
+                event,
+                self._principal.subject,
+                "refused",
+                exc.code,
+                agent_id=named(agent_id) or self._principal.agent_id,
+                alias=named(alias),
+                connector_id=connector_id if connector_id and is_id(connector_id) else None,
+                operation=operation,
+            )
+        )
 
     async def _find(self, connector_id: str, needs: Role) -> tuple[Core, Scope, Connector]:
         """A connector for a caller of role `needs`: first not found, only then forbidden.

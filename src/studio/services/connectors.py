@@ -10,14 +10,16 @@ from typing import Any
 from studio import providers
 from studio.contract import Provider
 from studio.errors import BadRequest, Conflict, InvalidRequest, NotFound, StudioError
-from studio.models import Connector, Role, new_id, now
+from studio.models import AuditEntry, Connector, Role, new_id, now
 from studio.security import policy
 from studio.services import execution, impact, probes
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.configs import Kind, parse_config
 from studio.services.core import Core
 from studio.services.inputs import ConnectorChange, Listing, NewConnector, NewTest, OwnedConnector, OwnedTest
 from studio.services.shapes import connector_dict, kind_dict
+from studio.store.audit import STORE
 from studio.store.store import Filters
 
 _MERGE_TRIES = 5
@@ -45,6 +47,7 @@ class Connectors(Bound):
         except InvalidRequest:
             raise NotFound("no such provider") from None
 
+    @refusals("connector.create")
     async def create(self, body: Mapping[str, Any], *, test: bool = False) -> Record:
         """Register a connector; its config is sealed before anything is stored.
 
@@ -81,14 +84,16 @@ class Connectors(Bound):
         )
         if test:
             await self._must_pass(core, connector)
-        await core.store.scope(organization_id).add_connector(connector)
+        await core.store.scope(organization_id, created_by).add_connector(connector)
         return connector_dict(connector, core.configs.effective(connector))
 
+    @refusals("connector.get")
     async def get(self, connector_id: str) -> Record:
         """One connector. Raises NotFound."""
         core, _, connector = await self._find(connector_id, Role.MEMBER)
         return connector_dict(connector, core.configs.effective(connector))
 
+    @refusals("connector.list")
     async def list(
         self,
         *,
@@ -123,6 +128,7 @@ class Connectors(Bound):
         records = [connector_dict(record, core.configs.effective_or_none(record), row=True) for record in page.records]
         return {"records": records, "total": page.total, "next_cursor": page.next_id}
 
+    @refusals("connector.update")
     async def update(
         self, connector_id: str, body: Mapping[str, Any], *, version: int | None = None, test: bool = False
     ) -> Record:
@@ -146,7 +152,9 @@ class Connectors(Bound):
             if test:
                 await self._must_pass(core, replace(connector, version=connector.version + 1, **values))
             try:
-                changed = await scope.change_connector(connector.id, version=connector.version, values=values)
+                changed = await scope.change_connector(
+                    connector.id, version=connector.version, values=values, changes=change.names()
+                )
             except Conflict as exc:
                 # Somebody else's change came between. A caller who named no version wants a merge: merge again.
                 if exc.fields or version is not None or not left:
@@ -171,6 +179,7 @@ class Connectors(Bound):
         age = {"secret_set_at": now(), "secret_expires_at": None} if given else {}
         return {"config_encrypted": sealed.token, "key_id": sealed.key_id, "name": name, "status": status, **age}
 
+    @refusals("connector.delete")
     async def delete(self, connector_id: str, *, confirm: str | None = None) -> Record:
         """Delete a connector, its attachments and its saved operations.
 
@@ -186,13 +195,15 @@ class Connectors(Bound):
         core.sessions.retire(connector.id)
         return {"message": "Connector deleted", "id": connector.id, "detached": len(use.instances)}
 
+    @refusals("connector.test")
     async def test_connection(self, connector_id: str) -> Record:
         """Test a connector and keep the outcome on its record; a failing test is an answer, not an error."""
         core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
         answer, error = await self._probe(core, connector)
-        await scope.record_test(connector, succeeded=error is None, error=error.message if error else None)
+        await scope.record_test(connector, error=error)
         return answer
 
+    @refusals("config.test")
     async def test_config(self, body: Mapping[str, Any]) -> Record:
         """Test a config without saving it."""
         policy.require_role(self._principal, Role.ADMIN)
@@ -206,7 +217,10 @@ class Connectors(Bound):
         def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
             return execution.open_session(core, kind, config, stack, organization_id)
 
-        answer, _ = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
+        answer, error = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
+        verdict, code = ("failed", error.code) if error else ("ok", None)
+        subject, organization_id = self._principal.subject, self._principal.organization_id or STORE
+        core.recorder.add(AuditEntry(organization_id, "config.test", subject, verdict, code, operation=given.provider))
         return answer
 
     # -- parts ----------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from studio.errors import StudioError
 from studio.security.egress import Egress
 from studio.services.configs import Configs
-from studio.services.master_keys import KEY_FILE, open_vault
+from studio.services.master_keys import KEY_FILE, open_audit_log, open_vault
+from studio.services.recorder import Recorder
 from studio.services.references import References
 from studio.services.sessions import Sessions
 from studio.settings import Settings
 from studio.store import migrations
+from studio.store.audit import AuditLog
 from studio.store.engine import Database, endpoint_of, open_database
 from studio.store.store import Store
 
@@ -35,6 +37,8 @@ class Core:
     references: References
     egress: Egress
     sessions: Sessions
+    log: AuditLog
+    recorder: Recorder
     issuer: Issuer | None = None
     """Whose tokens are taken beside API keys."""
 
@@ -62,13 +66,16 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
         await asyncio.to_thread(egress.reserve, *store, for_operator=True)
     if settings.port:
         await asyncio.to_thread(egress.reserve, settings.host, settings.port)
+    log = await open_audit_log(database, vault)
+    recorder = Recorder(log)
+    stack.push_async_callback(recorder.close)
     sessions = Sessions(
         max_sessions=settings.max_sessions, max_waiters=settings.max_waiters, idle_s=settings.session_idle_s
     )
     stack.push_async_callback(sessions.close)
     issuer = _issuer(settings, egress, stack) if settings.oidc_issuer else None
     configs = Configs(vault, references)
-    return Core(settings, database, Store(database), configs, references, egress, sessions, issuer)
+    return Core(settings, database, Store(log), configs, references, egress, sessions, log, recorder, issuer)
 
 
 def _issuer(settings: Settings, egress: Egress, stack: AsyncExitStack) -> Issuer:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,9 +24,9 @@ from studio.errors import (
     StudioError,
     Timeout,
 )
-from studio.models import Connector, ConnectorInstance, Principal
+from studio.models import Connector, ConnectorInstance, Effect, Principal
 from studio.security import policy
-from studio.services import metrics
+from studio.services.audited import Call
 from studio.services.configs import Effective, Kind
 from studio.services.core import Core
 from studio.services.saved import Saved
@@ -63,11 +62,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Planned:
-    """A call that policy has allowed: the operation and its validated arguments."""
+    """A call that policy has allowed: who asks, the operation, its validated arguments and its effect.
+
+    `name` is the operation's as it was asked for, which may be a saved one's.
+    """
 
     target: Target
     operation: Operation
     arguments: Mapping[str, Any]
+    principal: Principal
+    name: str
+    effect: Effect
 
 
 @dataclass
@@ -101,6 +106,7 @@ def plan(
     Raises:
         OperationNotSupported, InvalidRequest, Inactive, OverrideNotAllowed, ReadOnly, Forbidden.
     """
+    asked = name
     if target.saved is not None and target.saved.name == name:
         name, arguments = target.saved.call(target.effective, target.connector, target.instance, arguments)
     elif target.saved_only:
@@ -115,13 +121,14 @@ def plan(
             "does not lie within the connector's own value any more; ask a developer to attach it again",
         )
     parsed = operation.parse(arguments)
+    effect = operation.effect_of(parsed)
     policy.require_effect(
         principal,
-        operation.effect_of(parsed),
+        effect,
         read_only=bool(target.effective["read_only"]),
         attached=target.instance is not None,
     )
-    return Planned(target, operation, parsed)
+    return Planned(target, operation, parsed, principal, asked, effect)
 
 
 def plan_query(principal: Principal, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
@@ -136,22 +143,24 @@ async def run(core: Core, planned: Planned, chunks: AsyncIterator[bytes] | None 
     Raises:
         PoolBusy: the deadline passed while the call waited for a session; nothing was sent.
         Timeout: it passed later; the work upstream was cancelled.
+        Unrecorded: the audit log cannot be written; nothing was sent.
         StudioError: what the provider answers.
     """
-    course = _Course()
-    with _measured(planned) as clock:
+    course, until = _Course(), _until(core, planned.target)
+    async with Call(core, planned, until) as call:
         try:
             async with (
-                asyncio.timeout(_deadline(core, planned.target)),
+                asyncio.timeout_at(until),
                 _leased(core, planned.target, course) as provider,
             ):
                 if chunks is None:
                     result = await provider.run(planned.operation, planned.arguments)
                 else:
-                    result = await provider.upload(planned.operation, planned.arguments, chunks)
+                    result = await provider.upload(planned.operation, planned.arguments, call.counted(chunks))
         except TimeoutError as exc:
             raise _late(planned.target, course) from exc
-        result.execution_time_ms = clock() * 1000
+        result.execution_time_ms = call.seconds() * 1000
+        call.answered(result)
     return result
 
 
@@ -164,41 +173,38 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
         raise OperationNotSupported(
             f"operation {planned.operation.name} does not return rows, so it cannot be streamed"
         )
-    until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
-    course = _Course()
+    course, until = _Course(), _until(core, planned.target)
     batches = _batches(core, planned, course)
-    with _measured(planned):
-        async with aclosing(batches):
-            while True:
-                try:
-                    async with asyncio.timeout_at(until):
-                        part = await anext(batches, None)
-                except TimeoutError as exc:
-                    raise _late(planned.target, course) from exc
-                if part is None:
-                    return
-                yield part
+    async with Call(core, planned, until) as call, aclosing(batches):
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    part = await anext(batches, None)
+            except TimeoutError as exc:
+                raise _late(planned.target, course) from exc
+            if part is None:
+                return
+            call.passed(rows=len(part.rows), size=part.size)
+            yield part
 
 
 @asynccontextmanager
 async def download(core: Core, planned: Planned) -> AsyncIterator[Download]:
     """Raw bytes in constant memory, under the deadline of `run`; the reader's own slowness counts."""
-    until = asyncio.get_running_loop().time() + _deadline(core, planned.target)
-    course = _Course()
-    with _measured(planned):
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout_at(until):
-                    provider = await stack.enter_async_context(_leased(core, planned.target, course))
-                    content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
-            except TimeoutError as exc:
-                raise _late(planned.target, course) from exc
-            content.chunks = _in_time(content.chunks, until, lambda: _late(planned.target, course))
-            yield content
+    course, until = _Course(), _until(core, planned.target)
+    async with Call(core, planned, until) as call, AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout_at(until):
+                provider = await stack.enter_async_context(_leased(core, planned.target, course))
+                content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
+        except TimeoutError as exc:
+            raise _late(planned.target, course) from exc
+        content.chunks = _in_time(content.chunks, until, call, lambda: _late(planned.target, course))
+        yield content
 
 
 async def _in_time(
-    chunks: AsyncIterator[bytes], until: float, late: Callable[[], StudioError]
+    chunks: AsyncIterator[bytes], until: float, call: Call, late: Callable[[], StudioError]
 ) -> AsyncGenerator[bytes, None]:
     while True:
         try:
@@ -208,27 +214,8 @@ async def _in_time(
             raise late() from exc
         if chunk is None:
             return
+        call.passed(rows=0, size=len(chunk))
         yield chunk
-
-
-@contextmanager
-def _measured(planned: Planned) -> Iterator[Callable[[], float]]:
-    """Count the operation and its outcome; gives a clock in seconds."""
-    start = time.perf_counter()
-    outcome = "ok"
-    try:
-        yield lambda: time.perf_counter() - start
-    except StudioError as exc:
-        outcome = exc.code
-        raise
-    except BaseException:
-        outcome = "cancelled"
-        raise
-    finally:
-        kind = planned.target.effective.kind
-        # Names that a tenant gave (OpenAPI, saved operations) are counted as one: labels must stay few.
-        name = planned.operation.name if planned.operation.name in kind.operations else "named"
-        metrics.record(kind.kind, name, outcome, time.perf_counter() - start)
 
 
 async def _batches(core: Core, planned: Planned, course: _Course) -> AsyncGenerator[Capped, None]:
@@ -287,8 +274,9 @@ async def _pins_of(provider: Provider[Any]) -> Mapping[str, Any]:
         raise provider.error(exc) from exc
 
 
-def _deadline(core: Core, target: Target) -> float:
-    return min(target.timeout_s, core.settings.max_timeout_s)
+def _until(core: Core, target: Target) -> float:
+    """When the call must have ended, on the loop's clock."""
+    return asyncio.get_running_loop().time() + min(target.timeout_s, core.settings.max_timeout_s)
 
 
 def _late(target: Target, course: _Course) -> Timeout | PoolBusy:

@@ -98,7 +98,7 @@ async def _others(core: Core, target: Target) -> AsyncIterator[tuple[object, Tar
     # In this order: a set that is staged at the first look and gone at the second is in the newest row.
     sets = await rotations.of(core.database, target.connector.id)
     try:
-        newest = await core.store.scope(target.connector.organization_id).connector(target.connector.id)
+        newest = await core.store.scope(target.connector.organization_id, "studio").connector(target.connector.id)
     except NotFound:
         return
     effective = core.configs.effective(newest, target.instance)

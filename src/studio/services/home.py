@@ -22,6 +22,11 @@ class Home:
         self.background: set[asyncio.Task[Any]] = set()
         """Small writes that no caller waits for; they end before the store closes."""
 
+    @property
+    def opened(self) -> Core | None:
+        """The parts, if somebody has asked for them by now."""
+        return self._core
+
     async def core(self) -> Core:
         """The parts, opened once however many callers ask at the same time."""
         if self._core is not None:

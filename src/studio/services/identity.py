@@ -13,7 +13,7 @@ from studio.security import tokens
 from studio.services.core import Core
 from studio.services.inputs import NewKey
 from studio.services.shapes import key_dict
-from studio.store.engine import Database
+from studio.store.audit import AuditLog
 from studio.store.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -46,18 +46,18 @@ def _drafted(body: NewKey, organization_id: str, created_by: str) -> tuple[ApiKe
     return key, token.text
 
 
-async def create(database: Database, body: NewKey, *, organization_id: str, created_by: str) -> dict[str, Any]:
+async def create(log: AuditLog, body: NewKey, *, organization_id: str, created_by: str) -> dict[str, Any]:
     """Make a key. The answer is the only place where its text (`key`) ever stands."""
     key, text = _drafted(body, organization_id, created_by)
-    await Keys(database).add(key)
+    await Keys(log).add(key)
     return {**key_dict(key), "key": text}
 
 
-async def create_first(database: Database, organization_id: str) -> str | None:
+async def create_first(log: AuditLog, organization_id: str) -> str | None:
     """An admin key for a store that has no key at all; None where it has."""
     body = NewKey(name="first admin", role=Role.ADMIN)
     key, text = _drafted(body, organization_id, "first start")
-    return text if await Keys(database).add_first(key) else None
+    return text if await Keys(log).add_first(key) else None
 
 
 async def identify(core: Core, text: str | None, background: set[asyncio.Task[Any]]) -> Principal:
@@ -70,13 +70,13 @@ async def identify(core: Core, text: str | None, background: set[asyncio.Task[An
     prefix = tokens.prefix_of(text or "")
     if prefix is None and text and core.issuer is not None:
         return await core.issuer.identify(text)
-    return await _key_holder(core.database, prefix, text, background)
+    return await _key_holder(core.log, prefix, text, background)
 
 
 async def _key_holder(
-    database: Database, prefix: str | None, text: str | None, background: set[asyncio.Task[Any]]
+    log: AuditLog, prefix: str | None, text: str | None, background: set[asyncio.Task[Any]]
 ) -> Principal:
-    key = await Keys(database).by_prefix(prefix) if prefix else None
+    key = await Keys(log).by_prefix(prefix) if prefix else None
     time = now()
     if (
         key is None
@@ -85,7 +85,7 @@ async def _key_holder(
         or (key.expires_at is not None and key.expires_at <= time)
     ):
         raise Unauthenticated(UNKNOWN)
-    _note_use(database, key, background)
+    _note_use(log, key, background)
     return Principal(
         organization_id=key.organization_id,
         subject=f"key:{key.id}",
@@ -96,18 +96,18 @@ async def _key_holder(
     )
 
 
-def _note_use(database: Database, key: ApiKey, background: set[asyncio.Task[Any]]) -> None:
+def _note_use(log: AuditLog, key: ApiKey, background: set[asyncio.Task[Any]]) -> None:
     """`last_used_at` is exact to a minute; writing it does not hold the call up."""
     before = (datetime.now(UTC) - _TOUCH_EVERY).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if key.last_used_at is None or key.last_used_at < before:
-        task = asyncio.create_task(_touch(database, key.id, before))
+        task = asyncio.create_task(_touch(log, key.id, before))
         background.add(task)
         task.add_done_callback(background.discard)
 
 
-async def _touch(database: Database, key_id: str, before: str) -> None:
+async def _touch(log: AuditLog, key_id: str, before: str) -> None:
     try:
-        await Keys(database).touch(key_id, before=before)
+        await Keys(log).touch(key_id, before=before)
     except Exception as exc:
         # The call itself was answered; a store that cannot be written to shows in the calls that write.
         logger.warning("a key's last use was not noted: %s", type(exc).__name__)

@@ -23,6 +23,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def named(text: str | None) -> str | None:
+    """An agent's id or an alias, if it has the form of one."""
+    return text if text is not None and AGENT_ID.fullmatch(text) else None
+
+
 Identifier = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="1 to 128 of letters, digits and _ . : -")
 ]
@@ -111,6 +116,11 @@ class ConnectorChange(Body):
         if change.name is None and change.status is None and not change.config:
             raise BadRequest("the update names nothing: give name, status or config")
         return change
+
+    def names(self) -> list[str]:
+        """The fields that it names, without their values."""
+        given = [name for name in ("name", "status") if getattr(self, name) is not None]
+        return [*given, *(f"config.{name}" for name in self.config or ())]
 
 
 class Listing(Body):

@@ -9,6 +9,7 @@ from studio.errors import InvalidRequest, NotFound
 from studio.models import Role
 from studio.security import policy
 from studio.services import identity
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.inputs import NewKey, is_id
 from studio.services.shapes import key_dict
@@ -18,6 +19,7 @@ from studio.store.keys import Keys
 class ApiKeys(Bound):
     """See the methods."""
 
+    @refusals("key.create")
     async def create_key(self, body: Mapping[str, Any]) -> Record:
         """Make a key for a role or for one agent. `key` in the answer is shown this once.
 
@@ -32,7 +34,7 @@ class ApiKeys(Bound):
             raise InvalidRequest.at("organization_id", "must be your own organization, or left out")
         core = await self._home.core()
         return await identity.create(
-            core.database, given, organization_id=organization_id, created_by=self._principal.subject
+            core.log, given, organization_id=organization_id, created_by=self._principal.subject
         )
 
     async def create_first_key(self, organization_id: str = "default") -> str | None:
@@ -40,20 +42,22 @@ class ApiKeys(Bound):
         if self._principal.organization_id is not None:
             return None
         core = await self._home.core()
-        return await identity.create_first(core.database, organization_id)
+        return await identity.create_first(core.log, organization_id)
 
+    @refusals("key.list")
     async def list_keys(self, *, organization_id: str | None = None) -> list[Record]:
         """Every key, revoked ones too, without hashes."""
         policy.require_role(self._principal, Role.ADMIN)
         core = await self._home.core()
-        keys = Keys(core.database, self._principal.organization_id or organization_id)
+        keys = Keys(core.log, self._principal.organization_id or organization_id)
         return [key_dict(key) for key in await keys.all()]
 
+    @refusals("key.revoke")
     async def revoke_key(self, key_id: str) -> Record:
         """Switch a key off for good; calls that begin later are refused. Raises NotFound."""
         policy.require_role(self._principal, Role.ADMIN)
         core = await self._home.core()
         if not is_id(key_id):
             raise NotFound("no such key")
-        await Keys(core.database, self._principal.organization_id).revoke(key_id)
+        await Keys(core.log, self._principal.organization_id).revoke(key_id, by=self._principal.subject)
         return {"message": "Key revoked", "id": key_id}

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from studio.errors import EncryptionError
-from studio.security.vault import Vault, new_key
+from studio.security.vault import Place, Vault, new_key
 from studio.settings import Settings
+from studio.store.audit import AuditLog
 from studio.store.engine import Database
-from studio.store.keys import admit_canary, canaries
+from studio.store.keys import admit_audit_key, admit_canary, audit_key, canaries
 
 KEY_FILE = "encryption.key"
+_AUDIT = Place("", "audit", "audit", 1)
 
 
 async def open_vault(settings: Settings, database: Database) -> Vault:
@@ -35,6 +38,21 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
     if vault.key_id not in {sealed.key_id for sealed in known}:
         await admit_canary(database, vault.canary(), vault.check_canary)
     return vault
+
+
+async def open_audit_log(database: Database, vault: Vault) -> AuditLog:
+    """The audit log under its own key, which is made on first use and sealed like a config.
+
+    Raises:
+        EncryptionError: the key does not open, or was taken away from a log that has rows.
+    """
+    sealed = await audit_key(database)
+    if sealed is None:
+        made = vault.seal(_AUDIT, {"key": secrets.token_urlsafe(32)}, {}, "")
+        sealed = await admit_audit_key(database, made)
+    if sealed is None:
+        raise EncryptionError("the key of the audit log is gone from the store; put the table audit_keys back")
+    return AuditLog(database, vault.open(_AUDIT, sealed)[0]["key"].encode())
 
 
 def add_key(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from studio.contract.caps import Capped
 from studio.contract.operation import Download
-from studio.errors import AuthFailed, InvalidRequest
+from studio.errors import AuthFailed, InvalidRequest, StudioError
 from studio.models import Effect, Result, ResultDict, Role
 from studio.security import policy
 from studio.services import execution, fallback, saved
@@ -40,7 +40,7 @@ class Operations(Bound):
             StudioError: any of them; see `contract.md` for the codes.
         """
         target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
-        return (await self.run(execution.plan_query(self._principal, target, query, params))).to_dict()
+        return (await self.run(self.plan_query(target, query, params))).to_dict()
 
     async def execute(
         self,
@@ -56,7 +56,7 @@ class Operations(Bound):
         target = await self.target(
             connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id, operation=operation
         )
-        return (await self.run(execution.plan(self._principal, target, operation, arguments or {}))).to_dict()
+        return (await self.run(self.plan(target, operation, arguments or {}))).to_dict()
 
     async def operations(
         self,
@@ -70,7 +70,7 @@ class Operations(Bound):
         target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
         core = await self._home.core()
         own = [] if target.saved_only else [one.describe() for one in target.effective.operations.values()]
-        rows = await SavedRows(core.database, target.connector.organization_id).all(target.connector.id)
+        rows = await SavedRows(core.log, target.connector.organization_id).all(target.connector.id)
         described = [*own, *saved.described(rows, target.effective)]
         read_only = bool(target.effective["read_only"])
         return [one for one in described if self._allows(one["effect"], read_only=read_only)]
@@ -95,6 +95,20 @@ class Operations(Bound):
         `operation` is the one that will be planned; where the provider has none of that name, it is
         looked for among the saved ones.
         """
+        try:
+            return await self._target(connector_id, agent_id, alias, organization_id, operation)
+        except StudioError as exc:
+            self._refused("execute", exc, connector_id=connector_id, agent_id=agent_id, alias=alias)
+            raise
+
+    async def _target(
+        self,
+        connector_id: str | None,
+        agent_id: str | None,
+        alias: str | None,
+        organization_id: str | None,
+        operation: str | None,
+    ) -> Target:
         if connector_id is not None:
             core, _, connector = await self._find(connector_id, Role.DEVELOPER)
             return await self._with_saved(core, Target(connector, None, core.configs.effective(connector)), operation)
@@ -109,17 +123,37 @@ class Operations(Bound):
     async def _with_saved(self, core: Core, target: Target, operation: str | None) -> Target:
         if operation is None or (operation in target.effective.operations and not target.saved_only):
             return target
-        rows = SavedRows(core.database, target.connector.organization_id)
+        rows = SavedRows(core.log, target.connector.organization_id)
         row = await rows.named(target.connector.id, operation)
         return target if row is None else replace(target, saved=saved.of(row))
 
     def plan(self, target: Target, operation: str, arguments: Mapping[str, Any], *, raw: bool = False) -> Planned:
         """Look an operation up and ask policy; see `execution.plan`."""
-        return execution.plan(self._principal, target, operation, arguments, raw=raw)
+        try:
+            return execution.plan(self._principal, target, operation, arguments, raw=raw)
+        except StudioError as exc:
+            self._refused_plan(exc, target, operation)
+            raise
 
     def plan_query(self, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
         """The same for a statement in the provider's own language."""
-        return execution.plan_query(self._principal, target, query, params)
+        try:
+            return execution.plan_query(self._principal, target, query, params)
+        except StudioError as exc:
+            self._refused_plan(exc, target, "query")
+            raise
+
+    def _refused_plan(self, exc: StudioError, target: Target, operation: str) -> None:
+        known = operation in target.effective.operations or target.saved is not None
+        self._refused(
+            "execute",
+            exc,
+            connector_id=target.connector.id,
+            organization_id=target.connector.organization_id,
+            agent_id=target.instance.agent_id if target.instance else None,
+            alias=target.instance.alias if target.instance else None,
+            operation=operation if known else None,  # what nobody declared may hold anything
+        )
 
     async def run(self, planned: Planned) -> Result:
         """Run what was planned; rows stay tuples. Refused credentials are tried once more: see `fallback`."""

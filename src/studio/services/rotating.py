@@ -28,6 +28,7 @@ from studio.errors import (
 )
 from studio.models import Connector, Role, new_id, now
 from studio.services import execution, metrics, probes
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
 from studio.services.execution import Target
@@ -63,6 +64,7 @@ class NewSecrets(Body):
 class Rotating(Bound):
     """See the method."""
 
+    @refusals("connector.rotate")
     async def rotate(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """Put new secrets in force; the old ones are kept for `grace_s` and then forgotten.
 
@@ -75,10 +77,10 @@ class Rotating(Bound):
         """
         core, _, connector = await self._find(connector_id, Role.ADMIN)
         given = NewSecrets.parse(body)
-        outcome = "ok"
+        outcome, by = "ok", self._principal.subject
         try:
-            connector = await settled(core, connector)
-            changed, to_do = await (_generated if given.generate else _given)(core, connector, given)
+            connector = await settled(core, connector, by)
+            changed, to_do = await (_generated if given.generate else _given)(core, connector, given, by)
         except StudioError as exc:
             outcome = exc.code
             raise
@@ -97,7 +99,7 @@ class Rotating(Bound):
         }
 
 
-async def settled(core: Core, connector: Connector) -> Connector:
+async def settled(core: Core, connector: Connector, by: str) -> Connector:
     """The connector after a rotation that died half-way, if there is one, has been ended: finished or taken back.
 
     Raises:
@@ -113,12 +115,12 @@ async def settled(core: Core, connector: Connector) -> Connector:
         await _verify(core, core.configs.exchanged(connector, staged.id, staged.sealed))
     except AuthFailed:
         await _verify(core, connector)
-        await rotations.discard(core.database, staged.id)
+        await rotations.discard(core.log, staged, by=by)
         return connector
-    return await _promoted(core, connector, staged, NewSecrets(generate=True))
+    return await _promoted(core, connector, staged, NewSecrets(generate=True), by)
 
 
-async def _given(core: Core, connector: Connector, given: NewSecrets) -> tuple[Connector, str | None]:
+async def _given(core: Core, connector: Connector, given: NewSecrets, by: str) -> tuple[Connector, str | None]:
     for _ in range(_TRIES):
         old = core.configs.release(connector)
         new = core.configs.merged(connector, given.config or {})
@@ -128,14 +130,14 @@ async def _given(core: Core, connector: Connector, given: NewSecrets) -> tuple[C
             raise BadRequest("the new secrets are those in force already")
         beside = _beside(core, connector, new, STAGED, 0)
         await _verify(core, core.configs.exchanged(connector, beside.id, beside.sealed))
-        changed = await _swapped(core, connector, new, given, staged=None)
+        changed = await _swapped(core, connector, new, given, staged=None, by=by)
         if changed is not None:
             return changed, None
         connector = await _again(core, connector)
     raise Conflict("the connector keeps changing; try again")
 
 
-async def _generated(core: Core, connector: Connector, given: NewSecrets) -> tuple[Connector, str | None]:
+async def _generated(core: Core, connector: Connector, given: NewSecrets, by: str) -> tuple[Connector, str | None]:
     effective = core.configs.effective(connector)
     field = effective.kind.rotates
     if field is None:
@@ -146,12 +148,12 @@ async def _generated(core: Core, connector: Connector, given: NewSecrets) -> tup
     password = random.token_urlsafe(32)
     deadline = _deadline(core, connector)
     staged = _beside(core, connector, core.configs.merged(connector, {field: password}), STAGED, 3 * deadline + 30)
-    await rotations.stage(core.database, staged)
+    await rotations.stage(core.log, staged, by=by)
     try:
         to_do = await _set_upstream(core, connector, password)
     except StudioError as exc:
         if not exc.retryable and not isinstance(exc, Internal):  # refused: it did not happen
-            await rotations.discard(core.database, staged.id)
+            await rotations.discard(core.log, staged, by=by)
             raise
         # It may have happened, or happen yet: only the upstream knows, so both sets are kept.
         to_do = None
@@ -161,7 +163,7 @@ async def _generated(core: Core, connector: Connector, given: NewSecrets) -> tup
             raise exc from None
     else:
         await _verify(core, core.configs.exchanged(connector, staged.id, staged.sealed))
-    return await _promoted(core, connector, staged, given), to_do
+    return await _promoted(core, connector, staged, given, by), to_do
 
 
 async def _set_upstream(core: Core, connector: Connector, password: str) -> str | None:
@@ -189,10 +191,10 @@ async def _verify(core: Core, connector: Connector) -> None:
         raise error
 
 
-async def _promoted(core: Core, connector: Connector, staged: OtherSecrets, given: NewSecrets) -> Connector:
+async def _promoted(core: Core, connector: Connector, staged: OtherSecrets, given: NewSecrets, by: str) -> Connector:
     for _ in range(_TRIES):
         new = core.configs.release(core.configs.exchanged(connector, staged.id, staged.sealed))
-        changed = await _swapped(core, connector, new, given, staged=staged)
+        changed = await _swapped(core, connector, new, given, staged=staged, by=by)
         if changed is not None:
             return changed
         connector = await _again(core, connector)
@@ -202,7 +204,7 @@ async def _promoted(core: Core, connector: Connector, staged: OtherSecrets, give
 
 
 async def _swapped(
-    core: Core, connector: Connector, new: ProviderConfig, given: NewSecrets, *, staged: OtherSecrets | None
+    core: Core, connector: Connector, new: ProviderConfig, given: NewSecrets, *, staged: OtherSecrets | None, by: str
 ) -> Connector | None:
     """Put `new` in force and let the old sessions drain; None where the connector changed meanwhile."""
     sealed = core.configs.seal(connector.organization_id, connector.id, connector.version + 1, new)
@@ -220,7 +222,7 @@ async def _swapped(
     }
     old = core.configs.release(connector)
     previous = _beside(core, connector, old, PREVIOUS, given.grace_s) if given.grace_s else None
-    changed = await rotations.swap(core.database, connector, values, staged=staged, previous=previous)
+    changed = await rotations.swap(core.log, connector, values, staged=staged, previous=previous, by=by)
     if changed is not None:
         core.sessions.retire(connector.id, below=changed.version)
     return changed
@@ -241,7 +243,7 @@ def _beside(core: Core, connector: Connector, config: ProviderConfig, kind: str,
 
 
 async def _again(core: Core, connector: Connector) -> Connector:
-    return await core.store.scope(connector.organization_id).connector(connector.id)
+    return await core.store.scope(connector.organization_id, "studio").connector(connector.id)
 
 
 def _deadline(core: Core, connector: Connector) -> float:

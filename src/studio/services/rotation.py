@@ -16,7 +16,7 @@ from studio.errors import EncryptionError
 from studio.models import Sealed
 from studio.security.vault import Place, Vault
 from studio.services.core import ensure_schema, open_store
-from studio.services.master_keys import add_key, open_vault
+from studio.services.master_keys import add_key, open_audit_log, open_vault
 from studio.settings import Settings
 from studio.store import sealed
 from studio.store.engine import Database
@@ -24,6 +24,8 @@ from studio.store.keys import sealed_rows
 
 BATCH = 200
 """Rows of one transaction: writers wait for it at most that long."""
+BY = "operator"
+"""Whoever holds the store's settings, in the audit log."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,17 @@ async def rotate(settings: Settings) -> AsyncGenerator[Progress, None]:
         if settings.encryption_keys is None and not await _on_old_keys(database, vault):
             await asyncio.to_thread(add_key, settings)
             vault = await open_vault(settings, database)
+        log = await open_audit_log(database, vault)
         total, done, failed = await _on_old_keys(database, vault), 0, list[str]()
         yield Progress(vault.key_id, 0, total)
         for field in sealed.FIELDS:
             after = ""
             while rows := await sealed.not_sealed_by(database, vault.key_id, field=field, after=after, limit=BATCH):
                 changes = [(row, new) for row in rows if (new := _resealed(vault, row, failed))]
-                await sealed.replace(database, changes)
+                await sealed.replace(log, changes, by=BY)
                 after, done = rows[-1].row_id, done + len(rows)
                 yield Progress(vault.key_id, done, max(total, done), tuple(failed))
-        await sealed.retire_others(database, vault.key_id)
+        await sealed.retire_others(log, vault.key_id, by=BY)
         left = await _on_old_keys(database, vault)
         yield Progress(vault.key_id, done, max(total, done), tuple(failed), left)
 

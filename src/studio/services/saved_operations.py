@@ -11,6 +11,7 @@ from pydantic import Field
 from studio.errors import Conflict, FieldError
 from studio.models import Role, SavedOperation, new_id, now
 from studio.services import saved
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.inputs import Body, Name
 from studio.services.parameters import Bound as BoundValues
@@ -37,6 +38,7 @@ class NewSavedOperation(Body):
 class SavedOperations(Bound):
     """See the methods."""
 
+    @refusals("saved_operation.create")
     async def create_saved_operation(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """Save a statement under a name; it then is one of the connector's operations.
 
@@ -65,18 +67,20 @@ class SavedOperations(Bound):
             organization_id=connector.organization_id,
         )
         saved.of(row).check(effective)
-        await Saved(core.database, connector.organization_id).add(row)
+        await Saved(core.log, connector.organization_id).add(row)
         return _shown(row)
 
+    @refusals("saved_operation.list")
     async def list_saved_operations(self, connector_id: str) -> list[Record]:
         """A connector's saved operations with their statements, by name. Raises NotFound."""
         core, _, connector = await self._find(connector_id, Role.MEMBER)
-        return [_shown(row) for row in await Saved(core.database, connector.organization_id).all(connector.id)]
+        return [_shown(row) for row in await Saved(core.log, connector.organization_id).all(connector.id)]
 
+    @refusals("saved_operation.delete")
     async def delete_saved_operation(self, connector_id: str, name: str) -> Record:
         """Delete one; calls that begin later do not find it. Raises NotFound."""
         core, _, connector = await self._find(connector_id, Role.DEVELOPER)
-        await Saved(core.database, connector.organization_id).remove(connector.id, name)
+        await Saved(core.log, connector.organization_id).remove(connector.id, name, by=self._principal.subject)
         return {"message": "Saved operation deleted", "name": name}
 
 

@@ -8,9 +8,18 @@ from dataclasses import asdict
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from studio.errors import NotFound
-from studio.models import ApiKey, Sealed, now
+from studio.models import ApiKey, AuditEntry, Sealed, now
+from studio.store.audit import AuditLog
 from studio.store.engine import Database, lock_table, upsert
-from studio.store.tables import api_keys, connector_instances, connector_secrets, connectors, key_canaries
+from studio.store.tables import (
+    api_keys,
+    audit_heads,
+    audit_keys,
+    connector_instances,
+    connector_secrets,
+    connectors,
+    key_canaries,
+)
 
 _BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
 
@@ -18,13 +27,15 @@ _BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
 class Keys:
     """API keys of one organization; of all for None. `by_prefix` is the one look-up before a scope is known."""
 
-    def __init__(self, database: Database, organization_id: str | None = None) -> None:
-        self._database = database
+    def __init__(self, log: AuditLog, organization_id: str | None = None) -> None:
+        self._log = log
+        self._database = log.database
         self._mine = [] if organization_id is None else [api_keys.c.organization_id == organization_id]
 
     async def add(self, key: ApiKey) -> None:
         """Store a new key."""
-        await self._database.write(lambda connection: connection.execute(insert(api_keys).values(**asdict(key))))
+        statement = insert(api_keys).values(**asdict(key))
+        await self._log.write(lambda connection: connection.execute(statement), _made(key))
 
     async def add_first(self, key: ApiKey) -> bool:
         """Store a key if there is none at all yet; whether it was stored. Two starting processes make one."""
@@ -36,7 +47,7 @@ class Keys:
             connection.execute(insert(api_keys).values(**asdict(key)))
             return True
 
-        return await self._database.write(work)
+        return await self._log.write(work, lambda stored: _made(key) if stored else None)
 
     async def by_prefix(self, prefix: str) -> ApiKey | None:
         """The key of a prefix, of whichever organization."""
@@ -49,17 +60,28 @@ class Keys:
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [ApiKey(*row) for row in rows]
 
-    async def revoke(self, key_id: str) -> None:
+    async def revoke(self, key_id: str, *, by: str) -> None:
         """Switch a key off for good. Raises NotFound."""
-        statement = update(api_keys).where(api_keys.c.id == key_id, *self._mine).values(revoked_at=now())
-        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
-            raise NotFound("no such key")
+        mine = (api_keys.c.id == key_id, *self._mine)
+
+        def work(connection: Connection) -> str:
+            owner: str | None = connection.scalar(select(api_keys.c.organization_id).where(*mine))
+            if owner is None:
+                raise NotFound("no such key")
+            connection.execute(update(api_keys).where(*mine).values(revoked_at=now()))
+            return owner
+
+        await self._log.write(work, lambda owner: AuditEntry(owner, "key.revoke", by, target=key_id))
 
     async def touch(self, key_id: str, *, before: str) -> None:
         """Note that a key was used, if the last note is older than `before`."""
         old = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < before)
         statement = update(api_keys).where(api_keys.c.id == key_id, old).values(last_used_at=now())
         await self._database.write(lambda connection: connection.execute(statement))
+
+
+def _made(key: ApiKey) -> AuditEntry:
+    return AuditEntry(key.organization_id, "key.create", key.created_by, agent_id=key.agent_id, target=key.id)
 
 
 def _canaries(connection: Connection) -> list[Sealed]:
@@ -89,12 +111,42 @@ async def admit_canary(database: Database, sealed: Sealed, check: Callable[[Seal
     await database.write(work)
 
 
+async def audit_key(database: Database) -> Sealed | None:
+    """The sealed key of the audit log, where it has one by now."""
+    return await database.read(_audit_key)
+
+
+async def admit_audit_key(database: Database, sealed: Sealed) -> Sealed | None:
+    """Keep the first key of the audit log; the one that is there by then, and None for a log that lost its key."""
+
+    def work(connection: Connection) -> Sealed | None:
+        lock_table(connection, audit_keys)
+        found = _audit_key(connection)
+        if found is None and connection.execute(select(audit_heads.c.organization_id).limit(1)).first() is None:
+            values = {"id": "audit", "organization_id": "", "token": sealed.token, "key_id": sealed.key_id}
+            connection.execute(insert(audit_keys).values(**values))
+            return sealed
+        return found
+
+    return await database.write(work)
+
+
+def _audit_key(connection: Connection) -> Sealed | None:
+    row = connection.execute(select(audit_keys.c.token, audit_keys.c.key_id)).first()
+    return Sealed(*row) if row else None
+
+
 async def sealed_rows(database: Database) -> dict[str, int]:
-    """How many configs, overrides and other sets of secrets each encryption key seals, by key id."""
+    """How many values each encryption key seals: configs, overrides, other secrets, the audit log's key; by key id."""
 
     def work(connection: Connection) -> dict[str, int]:
         found: dict[str, int] = {}
-        for column in (connectors.c.key_id, connector_instances.c.key_id, connector_secrets.c.key_id):
+        for column in (
+            connectors.c.key_id,
+            connector_instances.c.key_id,
+            connector_secrets.c.key_id,
+            audit_keys.c.key_id,
+        ):
             counted = select(column, func.count()).where(column.is_not(None)).group_by(column)
             for key_id, rows in connection.execute(counted):
                 found[key_id] = found.get(key_id, 0) + rows

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Conflict, NotFound
-from studio.models import Connector, Sealed, now
+from studio.models import AuditEntry, Connector, Sealed, now
+from studio.store.audit import AuditLog
 from studio.store.engine import Database, is_unique_violation
 from studio.store.store import NO_CONNECTOR
 from studio.store.tables import connector_secrets as table
@@ -49,10 +50,11 @@ async def of(database: Database, connector_id: str) -> dict[str, OtherSecrets]:
     return {one.kind: one for one in found}
 
 
-async def stage(database: Database, staged: OtherSecrets) -> None:
+async def stage(log: AuditLog, staged: OtherSecrets, *, by: str) -> None:
     """Keep a new set before the upstream is told of it. Raises Conflict where one is staged, NotFound."""
     try:
-        await database.write(lambda connection: connection.execute(insert(table).values(**asdict(staged))))
+        statement = insert(table).values(**asdict(staged))
+        await log.write(lambda connection: connection.execute(statement), _entry("staged", staged, by))
     except IntegrityError as exc:
         if is_unique_violation(exc):
             raise Conflict(
@@ -61,18 +63,25 @@ async def stage(database: Database, staged: OtherSecrets) -> None:
         raise NotFound(NO_CONNECTOR) from None
 
 
-async def discard(database: Database, row_id: str) -> None:
+async def discard(log: AuditLog, staged: OtherSecrets, *, by: str) -> None:
     """Forget a set."""
-    await database.write(lambda connection: connection.execute(delete(table).where(table.c.id == row_id)))
+    statement = delete(table).where(table.c.id == staged.id)
+    await log.write(lambda connection: connection.execute(statement), _entry("discarded", staged, by))
+
+
+def _entry(what: str, staged: OtherSecrets, by: str) -> AuditEntry:
+    event = f"rotation.{what}"
+    return AuditEntry(staged.organization_id, event, by, connector_id=staged.connector_id, target=staged.id)
 
 
 async def swap(
-    database: Database,
+    log: AuditLog,
     connector: Connector,
     values: Mapping[str, Any],
     *,
     staged: OtherSecrets | None,
     previous: OtherSecrets | None,
+    by: str,
 ) -> Connector | None:
     """Put a new set in force, keep the old one as `previous`, and forget the staged one: all in one transaction.
 
@@ -96,7 +105,10 @@ async def swap(
         connection.execute(update(connectors).where(mine).values(**new))
         return Connector(**connection.execute(select(connectors).where(mine)).mappings().one())
 
-    return await database.write(work)
+    rotated = AuditEntry(
+        connector.organization_id, "connector.rotate", by, connector_id=connector.id, target=connector.id
+    )
+    return await log.write(work, lambda new: rotated if new else None)
 
 
 async def drop_ended(database: Database) -> int:

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Conflict, FieldError, InvalidRequest, NotFound
-from studio.models import SavedOperation
-from studio.store.engine import Database, is_unique_violation
+from studio.models import AuditEntry, SavedOperation
+from studio.store.audit import AuditLog
+from studio.store.engine import is_unique_violation
 from studio.store.store import NO_CONNECTOR
 from studio.store.tables import saved_operations as table
 
@@ -26,8 +27,9 @@ _NAMED = _OF.where(table.c.name == bindparam("name"))
 class Saved:
     """A handle that cannot leave its organization."""
 
-    def __init__(self, database: Database, organization_id: str) -> None:
-        self._database = database
+    def __init__(self, log: AuditLog, organization_id: str) -> None:
+        self._log = log
+        self._database = log.database
         self._organization_id = organization_id
 
     async def add(self, saved: SavedOperation) -> None:
@@ -40,7 +42,7 @@ class Saved:
             connection.execute(insert(table).values(**asdict(saved)))
 
         try:
-            await self._database.write(work)
+            await self._log.write(work, self._entry("create", saved.connector_id, saved.name, saved.created_by))
         except IntegrityError as exc:
             if not is_unique_violation(exc):
                 raise NotFound(NO_CONNECTOR) from None
@@ -58,12 +60,20 @@ class Saved:
         rows = await self._database.lookup(_NAMED, values)
         return SavedOperation(*rows[0]) if rows else None
 
-    async def remove(self, connector_id: str, name: str) -> None:
+    async def remove(self, connector_id: str, name: str, *, by: str) -> None:
         """Delete one. Raises NotFound."""
         statement = delete(table).where(
             table.c.organization_id == self._organization_id,
             table.c.connector_id == connector_id,
             table.c.name == name,
         )
-        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
-            raise NotFound(NO_SAVED)
+
+        def work(connection: Connection) -> None:
+            if not connection.execute(statement).rowcount:
+                raise NotFound(NO_SAVED)
+
+        await self._log.write(work, self._entry("delete", connector_id, name, by))
+
+    def _entry(self, verb: str, connector_id: str, name: str, by: str) -> AuditEntry:
+        event = f"saved_operation.{verb}"
+        return AuditEntry(self._organization_id, event, by, connector_id=connector_id, operation=name, target=name)

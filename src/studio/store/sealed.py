@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, delete, literal, select, update
 
-from studio.models import Sealed
+from studio.models import AuditEntry, Sealed
+from studio.store.audit import STORE, AuditLog
 from studio.store.engine import Database, lock_table
-from studio.store.tables import connector_instances, connector_secrets, connectors, key_canaries
+from studio.store.tables import audit_keys, connector_instances, connector_secrets, connectors, key_canaries
 
-FIELDS = ("config", "override", "secrets")
-"""The sealed fields: of a connector, of an instance, and of a connector's other set of secrets."""
+FIELDS = ("config", "override", "secrets", "audit")
+"""The sealed fields: of a connector, of an instance, of a connector's other set of secrets, and the audit log's key."""
 _COLUMNS = {
     "config": connectors.c.config_encrypted,
     "override": connector_instances.c.config_override,
     "secrets": connector_secrets.c.token,
+    "audit": audit_keys.c.token,
 }
 
 
@@ -46,7 +48,7 @@ async def not_sealed_by(database: Database, key_id: str, *, field: str, after: s
     return [SealedRow(field, row[0], row[1], row[2], Sealed(row[3], row[4])) for row in rows]
 
 
-async def replace(database: Database, changes: Sequence[tuple[SealedRow, Sealed]]) -> None:
+async def replace(log: AuditLog, changes: Sequence[tuple[SealedRow, Sealed]], *, by: str) -> None:
     """Put new tokens in place of the ones that were read; a row that changed meanwhile is left alone."""
 
     def work(connection: Connection) -> None:
@@ -65,10 +67,10 @@ async def replace(database: Database, changes: Sequence[tuple[SealedRow, Sealed]
             if values:
                 connection.execute(statement, values)
 
-    await database.write(work)
+    await log.write(work, AuditEntry(STORE, "encryption.rotate", by, rows=len(changes)))
 
 
-async def retire_others(database: Database, key_id: str) -> bool:
+async def retire_others(log: AuditLog, key_id: str, *, by: str) -> bool:
     """Forget the canaries of all other keys if nothing is sealed by one; whether that was so."""
 
     def work(connection: Connection) -> bool:
@@ -80,4 +82,5 @@ async def retire_others(database: Database, key_id: str) -> bool:
         connection.execute(delete(key_canaries).where(key_canaries.c.key_id != key_id))
         return True
 
-    return await database.write(work)
+    retired = AuditEntry(STORE, "encryption.retire", by, target=key_id)
+    return await log.write(work, lambda done: retired if done else None)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
-from studio.errors import Conflict, FieldError, NotFound
-from studio.models import Connector, ConnectorInstance, now
-from studio.store.engine import Database, is_unique_violation, upsert
+from studio.errors import Conflict, FieldError, NotFound, StudioError
+from studio.models import AuditEntry, Connector, ConnectorInstance, now
+from studio.store.audit import AuditLog
+from studio.store.engine import is_unique_violation, upsert
 from studio.store.tables import connector_counts, connector_instances, connectors
 
 T = TypeVar("T")
 NO_CONNECTOR = "no such connector"
 NO_INSTANCE = "no such connector instance"
+_NAME_TAKEN = "another connector of this organization has this name"
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ def _within(statement: Select[Any], table: Table) -> Select[Any]:
 
 
 class Scope:
-    """All metadata of one organization; of all of them for None (the trusted in-process caller)."""
+    """All metadata of one organization; of all for None (the trusted in-process caller). `by` is who changes things."""
 
-    def __init__(self, database: Database, organization_id: str | None) -> None:
-        self._database = database
+    def __init__(self, log: AuditLog, organization_id: str | None, by: str) -> None:
+        self._log = log
+        self._database = log.database
         self._organization_id = organization_id
+        self._by = by
+
+    def _entry(self, event: str, organization_id: str, connector_id: str, **more: Any) -> AuditEntry:
+        return AuditEntry(organization_id, event, self._by, connector_id=connector_id, **more)
 
     def _mine(self, table: Table) -> ColumnElement[bool]:
         return true() if self._organization_id is None else table.c.organization_id == self._organization_id
@@ -76,7 +84,8 @@ class Scope:
             connection.execute(insert(connectors).values(**asdict(connector)))
             _count(connection, connector.organization_id, 1)
 
-        await self._write(work, taken=FieldError("name", "another connector of this organization has this name"))
+        entry = self._entry("connector.create", connector.organization_id, connector.id, target=connector.id)
+        await self._write(work, entry, taken=FieldError("name", _NAME_TAKEN))
 
     async def connector(self, connector_id: str) -> Connector:
         """One connector. Raises NotFound."""
@@ -107,13 +116,9 @@ class Scope:
         return connection.scalar(select(func.count()).select_from(connectors).where(*where)) or 0
 
     async def change_connector(
-        self,
-        connector_id: str,
-        *,
-        version: int,
-        values: Mapping[str, Any],
+        self, connector_id: str, *, version: int, values: Mapping[str, Any], changes: Iterable[str] = ()
     ) -> Connector:
-        """Apply `values` if the stored version is still `version`, and count it up.
+        """Apply `values` if the stored version is still `version`, and count it up. `changes` names fields.
 
         Raises:
             NotFound: no such connector.
@@ -132,10 +137,16 @@ class Scope:
                 raise Conflict("the connector changed since it was read; read it again and repeat the change")
             return found
 
-        return await self._write(work, taken=FieldError("name", "another connector of this organization has this name"))
+        details = orjson.dumps({"fields": sorted(changes), "version": version + 1}).decode()
+        return await self._write(
+            work,
+            lambda new: self._entry("connector.update", new.organization_id, new.id, target=new.id, details=details),
+            taken=FieldError("name", _NAME_TAKEN),
+        )
 
-    async def record_test(self, tested: Connector, *, succeeded: bool, error: str | None) -> None:
+    async def record_test(self, tested: Connector, *, error: StudioError | None) -> None:
         """Keep the outcome of a test, unless the connector changed meanwhile. An inactive one stays inactive."""
+        succeeded = error is None
         status = "active" if succeeded else "error"
         mine = (connectors.c.id == tested.id, connectors.c.version == tested.version, self._mine(connectors))
 
@@ -143,32 +154,40 @@ class Scope:
             outcome = {
                 "last_tested_at": now(),
                 "last_test_result": "success" if succeeded else "failed",
-                "last_error": error,
+                "last_error": error.message if error else None,
             }
             connection.execute(update(connectors).where(*mine).values(**outcome))
             connection.execute(update(connectors).where(*mine, connectors.c.status != "inactive").values(status=status))
 
-        await self._database.write(work)
+        await self._log.write(
+            work,
+            self._entry(
+                "connector.test", tested.organization_id, tested.id, target=tested.id,
+                verdict="ok" if succeeded else "failed", code=error.code if error else None,
+            ),
+        )  # fmt: skip
 
     async def remove_connector(self, connector_id: str) -> None:
         """Delete a connector and its instances. Raises NotFound."""
         mine = (connectors.c.id == connector_id, self._mine(connectors))
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> str:
             found = _connector(connection, select(connectors).where(*mine))
             if not connection.execute(delete(connectors).where(*mine)).rowcount:
                 raise NotFound(NO_CONNECTOR)  # somebody else deleted it in this moment
             _count(connection, found.organization_id, -1)
+            return found.organization_id
 
-        await self._database.write(work)
+        await self._log.write(work, lambda of: self._entry("connector.delete", of, connector_id, target=connector_id))
 
     # -- instances ------------------------------------------------------------------------------
 
     async def add_instance(self, instance: ConnectorInstance) -> None:
         """Attach a connector. Raises Conflict where the alias is taken, NotFound where the connector went away."""
         taken = FieldError("alias", "this agent already has a connector under this alias")
+        statement = insert(connector_instances).values(**asdict(instance))
         await self._write(
-            lambda connection: connection.execute(insert(connector_instances).values(**asdict(instance))), taken=taken
+            lambda connection: connection.execute(statement), self._attachment("attach", instance), taken=taken
         )
 
     async def instance(self, instance_id: str) -> ConnectorInstance:
@@ -201,11 +220,21 @@ class Scope:
 
     async def remove_instance(self, instance_id: str) -> None:
         """Detach. Raises NotFound."""
-        statement = delete(connector_instances).where(
-            connector_instances.c.id == instance_id, self._mine(connector_instances)
-        )
-        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
-            raise NotFound(NO_INSTANCE)
+        mine = (connector_instances.c.id == instance_id, self._mine(connector_instances))
+
+        def work(connection: Connection) -> ConnectorInstance:
+            found = connection.execute(select(connector_instances).where(*mine)).mappings().first()
+            if found is None or not connection.execute(delete(connector_instances).where(*mine)).rowcount:
+                raise NotFound(NO_INSTANCE)
+            return ConnectorInstance(**found)
+
+        await self._log.write(work, lambda instance: self._attachment("detach", instance))
+
+    def _attachment(self, verb: str, instance: ConnectorInstance) -> AuditEntry:
+        return self._entry(
+            f"connector.{verb}", instance.organization_id, instance.connector_id,
+            agent_id=instance.agent_id, alias=instance.alias, target=instance.id,
+        )  # fmt: skip
 
     async def _lookup(self, statement: Select[Any], table: Table, **values: str) -> Sequence[Sequence[Any]]:
         """Rows of this organization; see `Database.lookup`."""
@@ -215,9 +244,11 @@ class Scope:
             _within(statement, table), {**values, "organization_id": self._organization_id}
         )
 
-    async def _write(self, work: Callable[[Connection], T], *, taken: FieldError) -> T:
+    async def _write(
+        self, work: Callable[[Connection], T], entry: AuditEntry | Callable[[T], AuditEntry], *, taken: FieldError
+    ) -> T:
         try:
-            return await self._database.write(work)
+            return await self._log.write(work, entry)
         except IntegrityError as exc:
             if is_unique_violation(exc):
                 raise Conflict(f"{taken.field}: {taken.message}", fields=[taken]) from None
@@ -232,12 +263,12 @@ def _attached(row: Sequence[Any]) -> tuple[ConnectorInstance, Connector]:
 class Store:
     """Hands out scopes. What belongs to no organization stands in `studio.store.keys`."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, log: AuditLog) -> None:
+        self._log = log
 
-    def scope(self, organization_id: str | None) -> Scope:
-        """The metadata of one organization; of all for the trusted in-process caller (None)."""
-        return Scope(self.database, organization_id)
+    def scope(self, organization_id: str | None, by: str) -> Scope:
+        """The metadata of one organization, as used by a subject; of all for the trusted in-process caller (None)."""
+        return Scope(self._log, organization_id, by)
 
 
 def _connector(connection: Connection, statement: Select[Any]) -> Connector:

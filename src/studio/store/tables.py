@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     ForeignKeyConstraint,
@@ -148,3 +149,57 @@ key_canaries = Table(
     Column("token", Text, nullable=False),
     Column("created_at", String(27), nullable=False),
 )
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("organization_id", String(128), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", String(27), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("code", String(32)),
+    Column("agent_id", String(128)),
+    Column("alias", String(128)),
+    Column("connector_id", String(36)),
+    Column("target", String(128)),
+    Column("operation", String(128)),
+    Column("effect", String(8)),
+    Column("digest", String(32)),
+    Column("rows", BigInteger),
+    Column("bytes", BigInteger),
+    Column("micros", BigInteger),
+    Column("count", Integer, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("writer", String(36)),
+    Column("details", Text),
+    Column("hash", String(64), nullable=False),
+    Index(None, "organization_id", "at"),
+    Index(None, "organization_id", "connector_id", "seq"),
+    Index(None, "organization_id", "agent_id", "seq"),
+    Index(None, "organization_id", "subject", "seq"),
+)
+"""One chain an organization; the organization "" is the store itself."""
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("organization_id", String(128), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("base_seq", BigInteger, nullable=False),
+    Column("base_hash", String(64), nullable=False),
+    Column("mac", String(64), nullable=False),
+)
+"""Where each chain begins (after what was pruned) and ends, authenticated."""
+
+audit_keys = Table(
+    "audit_keys",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("token", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),
+)
+"""The one key of all chains, sealed like a config."""

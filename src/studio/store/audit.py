@@ -1,0 +1,204 @@
+"""The audit log: one chain of rows an organization, each row authenticated together with the one before it.
+
+    hash(n) = HMAC-SHA256(key, ["row", organization, n, hash(n - 1), fields …])
+
+The chain's end (and, after pruning, its beginning) stands in `audit_heads` under the same key, so that
+a writer of the store can neither change nor drop a row without `studio.store.audit_check` seeing it.
+Rows are appended under a lock on the head, inside whatever transaction they belong to.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from studio.errors import Internal
+from studio.models import AuditEntry
+from studio.store.engine import Database, upsert
+from studio.store.tables import audit_heads, audit_log
+
+T = TypeVar("T")
+STORE = ""
+"""The organization of what happens to the store as a whole: keys, and which books there are."""
+OPENED, REOPENED = "book.opened", "book.reopened"
+NAMES = tuple(one.name for one in fields(AuditEntry) if one.name != "organization_id")
+"""The fields of a row that its hash covers, in this order, beside organization, number and predecessor."""
+_VALUES = attrgetter(*NAMES)
+_NONE = "0" * 64
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a chain ends, and after which row it begins; `mac` authenticates both."""
+
+    organization_id: str
+    seq: int = 0
+    hash: str = _NONE
+    base_seq: int = 0
+    base_hash: str = _NONE
+    mac: str = ""
+
+
+@dataclass
+class Batch:
+    """Entries to append once, however often it is tried: `attempt` is where the last one of them would stand."""
+
+    entries: list[AuditEntry]
+    attempt: tuple[str, int, str] | None = None
+
+
+class AuditLog:
+    """Appends rows. Shared by everything in this process that writes to one store."""
+
+    def __init__(self, database: Database, key: bytes) -> None:
+        self.database = database
+        self._key = key
+        self._digests = hmac.digest(key, b"digests of statements", "sha256")
+        self._seen: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return "AuditLog()"
+
+    def digest(self, statement: bytes) -> str:
+        """A name for a statement: equal ones have equal names, and without the key none can be guessed."""
+        return hmac.digest(self._digests, statement, "sha256").hex()[:32]
+
+    async def write(self, work: Callable[[Connection], T], entry: AuditEntry | Callable[[T], AuditEntry | None]) -> T:
+        """Run one transaction that changes something, together with the row that says so.
+
+        `entry` may be a function of what `work` found; one that gives None says that nothing changed.
+        """
+
+        def whole(connection: Connection) -> T:
+            result = work(connection)
+            made = entry if isinstance(entry, AuditEntry) else entry(result)
+            if made is not None:
+                self.append(connection, [made])
+            return result
+
+        return await self.database.write(whole)
+
+    async def write_batch(self, batch: Batch) -> None:
+        """Append a batch in a transaction of its own; one that was committed already is left alone."""
+        await self.database.write(lambda connection: self._once(connection, batch))
+
+    def append(self, connection: Connection, entries: Sequence[AuditEntry]) -> tuple[str, int, str]:
+        """Append rows inside the caller's transaction; where the last one stands.
+
+        The heads stay locked until the transaction ends, in the order of their organizations: do it last.
+        """
+        books = {entry.organization_id for entry in entries}
+        heads, news = self._locked(connection, books)
+        rows = []
+        for entry in [*entries, *news]:
+            head = heads[entry.organization_id]
+            made = self.row_hash(entry.organization_id, head.seq + 1, head.hash, _VALUES(entry))
+            heads[entry.organization_id] = replace(head, seq=head.seq + 1, hash=made)
+            values = dict(zip(NAMES, _VALUES(entry), strict=True))
+            rows.append({"organization_id": entry.organization_id, "seq": head.seq + 1, **values, "hash": made})
+        try:
+            connection.execute(insert(audit_log), rows)
+        except IntegrityError:
+            raise Internal("the audit log holds rows past its own end; run: studio audit verify") from None
+        for head in heads.values():
+            self.put_head(connection, head)
+        last = rows[len(entries) - 1]
+        return last["organization_id"], last["seq"], last["hash"]
+
+    def _once(self, connection: Connection, batch: Batch) -> None:
+        if batch.attempt is not None:
+            organization_id, seq, made = batch.attempt
+            here = (audit_log.c.organization_id == organization_id, audit_log.c.seq == seq)
+            if connection.scalar(select(audit_log.c.hash).where(*here)) == made:
+                return
+        batch.attempt = self.append(connection, batch.entries)
+
+    # -- heads ----------------------------------------------------------------------------------
+
+    def _locked(self, connection: Connection, books: set[str]) -> tuple[dict[str, Head], list[AuditEntry]]:
+        """The heads, locked; and what the store's own book is to say about those that were not there.
+
+        Whoever makes a head holds the store's own one first, so that no two transactions wait for
+        each other.
+        """
+        news: list[AuditEntry] = []
+        if not books <= self._seen.keys():
+            known = set(_heads(connection, books, lock=False))
+            if books - known:
+                self._lock_or_make(connection, STORE)
+                for organization_id in sorted(books - set(_heads(connection, books, lock=False))):
+                    self._lock_or_make(connection, organization_id)
+                    news.append(_about(OPENED, organization_id, 0))
+                books = books | {STORE}
+        heads = _heads(connection, books, lock=True)
+        for organization_id in sorted(books):
+            head = heads.get(organization_id)
+            if head is None or not self.is_sound(head) or head.seq < self._seen.get(organization_id, 0):
+                heads[organization_id] = self._rebuilt(connection, organization_id, head)
+                news.append(_about(REOPENED, organization_id, heads[organization_id].seq))
+            self._seen[organization_id] = heads[organization_id].seq
+        if news and STORE not in heads:
+            heads |= self._locked(connection, {STORE})[0]
+        return heads, news
+
+    def _lock_or_make(self, connection: Connection, organization_id: str) -> None:
+        upsert(connection, audit_heads, self._authenticated(Head(organization_id)), {})
+        _heads(connection, {organization_id}, lock=True)
+
+    def _rebuilt(self, connection: Connection, organization_id: str, found: Head | None) -> Head:
+        """A head that was taken away, forged or put back, as far as the rows tell; the finding stays in the log."""
+        mine = audit_log.c.organization_id == organization_id
+        row = connection.execute(
+            select(audit_log.c.seq, audit_log.c.hash).where(mine).order_by(audit_log.c.seq.desc()).limit(1)
+        ).first()
+        last, made = (row[0], row[1]) if row else (0, _NONE)
+        if found is None:
+            upsert(connection, audit_heads, self._authenticated(Head(organization_id)), {})
+        sound = found if found is not None and self.is_sound(found) else Head(organization_id)
+        return replace(sound, seq=max(last, self._seen.get(organization_id, 0)), hash=made)
+
+    def put_head(self, connection: Connection, head: Head) -> None:
+        """Store a head, authenticated."""
+        statement = update(audit_heads).where(audit_heads.c.organization_id == head.organization_id)
+        connection.execute(statement.values(**self._authenticated(head)))
+
+    def _authenticated(self, head: Head) -> dict[str, Any]:
+        values = [head.organization_id, head.seq, head.hash, head.base_seq, head.base_hash]
+        return dict(zip((column.name for column in audit_heads.c), [*values, self._mac(head)], strict=True))
+
+    def is_sound(self, head: Head) -> bool:
+        """Whether this log wrote the head."""
+        return hmac.compare_digest(head.mac, self._mac(head))
+
+    def _mac(self, head: Head) -> str:
+        return self._hash("head", head.organization_id, head.seq, head.hash, head.base_seq, head.base_hash)
+
+    def row_hash(self, organization_id: str, seq: int, before: str, values: Iterable[Any]) -> str:
+        """The hash of one row; `values` in the order of `NAMES`."""
+        return self._hash("row", organization_id, seq, before, *values)
+
+    def _hash(self, *parts: Any) -> str:
+        return hmac.digest(self._key, orjson.dumps(parts), "sha256").hex()
+
+
+def _heads(connection: Connection, books: set[str], *, lock: bool) -> dict[str, Head]:
+    statement = (
+        select(audit_heads)
+        .where(audit_heads.c.organization_id.in_(sorted(books)))
+        .order_by(audit_heads.c.organization_id)
+    )
+    rows = connection.execute(statement.with_for_update() if lock else statement).all()
+    return {row[0]: Head(*row) for row in rows}
+
+
+def _about(event: str, organization_id: str, seq: int) -> AuditEntry:
+    """A row of the store's own book about another one."""
+    details = orjson.dumps({"after": seq}).decode()
+    return AuditEntry(STORE, event, "studio", target=organization_id, details=details)
