@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from studio import __version__
-from studio.api import agents, connectors, execute, keys, problems, protected_resource, system
+from studio.api import agents, audit, connectors, execute, keys, problems, protected_resource, system
 from studio.api.auth import Door
 from studio.api.execute import Execute
 from studio.api.gate import Gate
@@ -19,6 +19,7 @@ from studio.api.protected_resource import Challenge
 from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
 from studio.mcp import endpoint
+from studio.models import current_request, new_id
 from studio.services import tracing
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
@@ -39,6 +40,8 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope (ASGI 3)."""
+        if scope["type"] == "http":
+            current_request.set(new_id())
         await self.gate(scope, receive, send)
 
     async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +82,7 @@ def _management(service: ConnectorService, settings: Settings, door: Door) -> Fa
         redirect_slashes=False,  # a redirect would name the Host that the client sent
     )
     app.state.service, app.state.settings, app.state.door = service, settings, door
-    for module in (connectors, agents, keys, system, protected_resource):
+    for module in (connectors, agents, keys, audit, system, protected_resource):
         app.include_router(module.router)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

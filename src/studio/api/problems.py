@@ -12,10 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from studio import errors
+from studio import errors, models
 from studio.api.wire import ClientGone
 from studio.errors import FieldError, StudioError, as_studio
-from studio.models import new_id
 
 __all__ = ["STATUS", "Refused", "as_studio", "install", "problem", "refusal", "require_post", "respond", "status_of"]
 
@@ -88,7 +87,7 @@ def problem(error: StudioError, status: int | None = None) -> tuple[int, dict[st
         "code": error.code,
         "retryable": error.retryable,
     }
-    request_id = new_id()
+    request_id = models.request_id()
     if status != 404:
         document["request_id"] = request_id
     if error.fields:

@@ -11,6 +11,7 @@ import click
 from studio import __version__
 from studio.cli import exits
 from studio.cli.apply import apply
+from studio.cli.audit import audit
 from studio.cli.connectors import connectors
 from studio.cli.execute import query, run_operation
 from studio.cli.keys import keys
@@ -31,7 +32,7 @@ def studio() -> None:
     """
 
 
-for command in (serve, mcp, connectors, query, run_operation, keys, apply, encryption, db):
+for command in (serve, mcp, connectors, query, run_operation, keys, apply, audit, encryption, db):
     studio.add_command(command)
 
 

@@ -183,6 +183,23 @@ class RemoteService(Transport):
         """See `ConnectorService.revoke_key`."""
         return await self._record("DELETE", "keys", key_id)
 
+    async def list_audit(
+        self,
+        *,
+        organization_id: str | None = None,
+        filters: Mapping[str, str | None] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        oldest_first: bool = False,
+    ) -> Record:
+        """See `ConnectorService.list_audit`."""
+        query = {**(filters or {}), "limit": limit, "cursor": cursor, "oldest_first": oldest_first}
+        return await self._record("GET", "audit", query=query)
+
+    async def verify_audit(self, *, organization_id: str | None = None, head: str | None = None) -> Record:
+        """See `ConnectorService.verify_audit`."""
+        return await self._record("GET", "audit", "verify", query={"head": head})
+
     async def _record(self, method: str, *path: str, **more: Any) -> Record:
         answer: Record = await self._call(method, *path, **more)
         return answer

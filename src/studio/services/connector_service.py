@@ -11,6 +11,7 @@ A service made this way is the trusted in-process caller. Every remote surface h
 from __future__ import annotations
 
 from studio.services.attachments import Attachments
+from studio.services.audit import Audit
 from studio.services.connectors import Connectors
 from studio.services.impact import Impact
 from studio.services.keys import ApiKeys
@@ -19,7 +20,7 @@ from studio.services.rotating import Rotating
 from studio.services.saved_operations import SavedOperations
 
 
-class ConnectorService(Connectors, Attachments, Operations, SavedOperations, Rotating, Impact, ApiKeys):
+class ConnectorService(Connectors, Attachments, Operations, SavedOperations, Rotating, Impact, ApiKeys, Audit):
     """Register, test, attach and run. Dicts in, dicts out, in the documents' fields.
 
     Made without arguments it reads `STUDIO_*`; store, schema and key come into being on first use.

@@ -10,6 +10,7 @@ from typing import Any
 
 from studio.errors import Conflict
 from studio.models import Connector, ConnectorInstance, Role, SavedOperation
+from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
 from studio.services.inputs import ConnectorChange
@@ -54,7 +55,7 @@ class Use:
 
 async def use_of(core: Core, scope: Scope, connector: Connector) -> Use:
     """Look it up."""
-    saved = await Saved(core.database, connector.organization_id).all(connector.id)
+    saved = await Saved(core.log, connector.organization_id).all(connector.id)
     return Use(connector, await scope.instances_of(connector.id), saved, core.sessions.running(connector.id))
 
 
@@ -76,11 +77,13 @@ def must_be_confirmed(core: Core, use: Use, confirm: str | None) -> None:
 class Impact(Bound):
     """See the methods. Nothing is changed by any of them, and nothing is sent upstream."""
 
+    @refusals("connector.delete")
     async def preview_delete(self, connector_id: str) -> Record:
         """What deleting would break; `confirm` is the token that `delete` may ask for. Raises NotFound."""
         _, use = await self._use(connector_id)
         return {**use.shown(), "confirm": use.token}
 
+    @refusals("connector.update")
     async def preview_update(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """What an update would change, and which attachments would not work any more (`unfit`).
 
@@ -107,6 +110,7 @@ class Impact(Bound):
             "stops": change.status == "inactive" and connector.status != "inactive",
         }
 
+    @refusals("connector.rotate")
     async def preview_rotate(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """Who would use the new secrets, and whether the service could make them itself."""
         core, use = await self._use(connector_id)

@@ -19,7 +19,8 @@ from studio.store.tables import audit_heads, audit_log
 PAGE = 1000
 """Rows that are checked between two looks at the clock."""
 EXACT = ("subject", "agent_id", "connector_id", "operation", "event", "verdict", "code", "request_id")
-_COLUMNS = [audit_log.c.organization_id, audit_log.c.seq, *(audit_log.c[name] for name in NAMES), audit_log.c.hash]
+_KEYS = ("organization_id", "seq", *NAMES, "hash")
+_COLUMNS = [audit_log.c[name] for name in _KEYS]
 
 
 @dataclass
@@ -68,7 +69,9 @@ async def page(
         where.append(audit_log.c.seq > after if oldest_first else audit_log.c.seq < after)
     order = audit_log.c.seq.asc() if oldest_first else audit_log.c.seq.desc()
     statement = select(*_COLUMNS).where(*where).order_by(order).limit(limit)
-    return await database.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+    return await database.read(
+        lambda connection: [dict(zip(_KEYS, row, strict=True)) for row in connection.execute(statement)]
+    )
 
 
 async def books(database: Database) -> list[str]:
@@ -76,6 +79,12 @@ async def books(database: Database) -> list[str]:
     statement = select(audit_heads.c.organization_id).union(select(audit_log.c.organization_id).distinct())
     found = await database.read(lambda connection: connection.execute(statement).scalars().all())
     return sorted(found)
+
+
+async def count(database: Database) -> int:
+    """Rows of all books, as their heads have it."""
+    statement = select(func.sum(audit_heads.c.seq - audit_heads.c.base_seq))
+    return int(await database.read(lambda connection: connection.scalar(statement)) or 0)
 
 
 async def check(log: AuditLog, organization_id: str, known: str | None = None) -> AsyncGenerator[Book, None]:
