@@ -158,7 +158,7 @@ async def test_a_master_key_rotation_seals_the_kept_secrets_too(settings: Settin
         connector_id = await made(service)
         await service.rotate(connector_id, NEW)
     done = await rotated(settings)
-    assert (done.done, done.left, done.failed) == (2, 0, ())
+    assert (done.done, done.left, done.failed) == (3, 0, ())
     _forget_old_keys(settings.data_dir / KEY_FILE)
     async with ConnectorService(settings) as service:
         core = await service._home.core()
