@@ -24,7 +24,7 @@ run: $(STAMP) ## Walk through the document once, then serve (ARGS=--once ends af
 	@$(RUN)/python scripts/walk.py $(ARGS)
 
 test: $(STAMP) servers ## Everything, against real servers
-	@$(RUN)/python -m pytest --reruns 1 --reruns-delay 2 $(ARGS)
+	@$(RUN)/python -m pytest --reruns 1 --reruns-delay 2 -rfER $(ARGS)
 
 test-fast: $(STAMP) ## What needs no server
 	@$(RUN)/python -m pytest -m "not server" $(ARGS)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.upstreams.redis import Redis
+from tests.upstreams.redis import HOSTILE, Redis
 from tests.upstreams.stall import stalling
 
 from studio.errors import (
@@ -32,8 +32,6 @@ from studio.testing.database import ServerConformance
 from studio.testing.harness import call, open_provider
 
 pytestmark = pytest.mark.server
-
-HOSTILE = ["a b", "#x", "@x", "p/x", "a:b", "100%", 'q"q', "s's", "b\\b", "ünï", "-x", "$(x) `y` {z}"]
 
 
 class TestRedis(ServerConformance):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trustme
 from tests.providers.messaging_kit import code_of, pinged, run_page
-from tests.upstreams.redis import Redis
+from tests.upstreams.redis import HOSTILE, Redis
 from tests.upstreams.stall import stalling
 
 from studio.contract import Probe
@@ -223,6 +223,20 @@ async def test_tls_is_checked_against_the_given_ca(redis_server: Redis, config: 
     async with open_provider(Provider, {**good, "tls_ca": trustme.CA().cert_pem.bytes().decode()}) as provider:
         code, message = await code_of(pinged(provider))
         assert (code, "TLS failed" in message) == ("unreachable", True)
+
+
+@pytest.mark.parametrize("password", HOSTILE)
+async def test_a_hostile_password_works_and_a_wrong_one_is_never_repeated(
+    redis_server: Redis, config: dict[str, Any], password: str
+) -> None:
+    admin = redis_server.admin()
+    await admin.execute_command("ACL", "SETUSER", "loud", "reset", "on", f">{password}", "&*", "+@all")
+    await admin.aclose()
+    async with open_provider(Provider, {**config, "username": "loud", "password": password}) as provider:
+        await provider.ping()
+    async with open_provider(Provider, {**config, "username": "loud", "password": f"{password}!"}) as provider:
+        code, message = await code_of(pinged(provider))
+        assert (code, password in message) == ("auth_failed", False)
 
 
 async def test_an_address_that_is_closed_is_never_dialled(redis_server: Redis, config: dict[str, Any]) -> None:

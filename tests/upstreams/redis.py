@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from tests.servers import Server, StartFailed, certificates, free_port, listening
 
+HOSTILE = ["a b", "#x", "@x", "p/x", "a:b", "100%", 'q"q', "s's", "b\\b", "ünï", "-x", "$(x) `y` {z}"]
+"""Passwords that some driver or shell would stumble over."""
+
 
 class Redis(Server):
     """Redis without persistence. `default` is the administrator; `app` may do anything but administer."""

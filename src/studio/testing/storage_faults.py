@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import pytest
 
 from studio.contract import Provider
-from studio.errors import EgressDenied, StudioError, Unreachable
+from studio.errors import EgressDenied, PoolBusy, StudioError, Unreachable
 from studio.providers import load
 from studio.security.egress import Egress
 from studio.services.connector_service import ConnectorService
 from studio.testing.harness import call, open_provider
+from studio.testing.http import Received, upstream
 from studio.testing.storage_rogue import Behaviour, Rogue, answering, raw, repeated
 from studio.testing.storage_streams import MIB, StorageStreams
 
@@ -181,12 +182,32 @@ class StorageFaults(StorageStreams):
         config = own.config(prefix="mine/", read_only=False)
         connector_id = await self.connect(service, config)
         await service.execute("put", {"key": "a", "text": "x"}, connector_id=connector_id)
+        load = [asyncio.create_task(service.execute_query(connector_id, "list")) for _ in range(20)]
         await asyncio.to_thread(own.crash)
+        for ended in await asyncio.gather(*load, return_exceptions=True):
+            assert not isinstance(ended, BaseException) or isinstance(ended, Unreachable | PoolBusy), ended
         with pytest.raises(Unreachable):
             await service.execute_query(connector_id, "list")
         await asyncio.to_thread(own.launch)
         await service.execute("put", {"key": "a", "text": "y"}, connector_id=connector_id)
         assert (await service.execute_query(connector_id, "get a"))["data"]["content"] == "y"
+
+    async def test_a_cancelled_call_is_ended_for_the_server_too(
+        self, service: ConnectorService, config: dict[str, Any]
+    ) -> None:
+        async def never(_: Received) -> bytes:
+            await asyncio.sleep(60)
+            return b""
+
+        async with upstream(never) as server:
+            connector_id = await self.connect(service, self.at(config, server.port), name="slow")
+            task = asyncio.create_task(service.execute_query(connector_id, self.one))
+            async with asyncio.timeout(10):
+                while not server.requests:  # noqa: ASYNC110 - only the server knows
+                    await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await server.drained(), "a connection outlived its call"
 
     async def test_a_cancelled_call_leaves_a_usable_connector(
         self, service: ConnectorService, config: dict[str, Any], writable: str
