@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jwt
@@ -237,19 +237,29 @@ def test_two_keys_of_one_kid_are_told_apart_by_their_algorithm() -> None:
 
 # -- what must be said --------------------------------------------------------------------------
 
-NOW = int(time.time())
 LATE = 10**9 * 4
+
+
+@dataclass(frozen=True)
+class Now:
+    """The time of the test, and these seconds."""
+
+    plus: float
+
+
+def at_once(changed: dict[str, Any]) -> dict[str, Any]:
+    return {k: time.time() + v.plus if isinstance(v, Now) else v for k, v in changed.items()}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"exp": NOW - 60}, "expired"),
+        ({"exp": Now(-60)}, "expired"),
         ({"exp": None}, "lacks the claim exp"),
         ({"exp": "soon"}, "does not hold"),
         ({"exp": True}, "expired"),
-        ({"nbf": NOW + 300}, "not valid yet"),
-        ({"iat": NOW + 300}, "not valid yet"),
+        ({"nbf": Now(300)}, "not valid yet"),
+        ({"iat": Now(300)}, "not valid yet"),
         ({"nbf": []}, "does not hold"),
         ({"iss": None}, "lacks the claim iss"),
         ({"iss": "https://issuer.example/"}, "another issuer"),
@@ -268,18 +278,18 @@ LATE = 10**9 * 4
 )
 def test_a_token_for_others_or_for_another_time_is_refused_with_the_reason(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(Unauthenticated, match=said):
-        holder(ISSUER.token(**changed))
+        holder(ISSUER.token(**at_once(changed)))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"exp": NOW - 10}, {"nbf": NOW + 10}, {"iat": NOW + 10}, {"exp": LATE}, {"exp": NOW + 60.5}, {"iat": None},
-        {"aud": ["urn:other", AUDIENCE]}, {"nbf": NOW - 1000},
+        {"exp": Now(-10)}, {"nbf": Now(10)}, {"iat": Now(10)}, {"exp": LATE}, {"exp": Now(60.5)}, {"iat": None},
+        {"aud": ["urn:other", AUDIENCE]}, {"nbf": Now(-1000)},
     ],
 )  # fmt: skip
 def test_clocks_may_differ_by_half_a_minute(changed: dict[str, Any]) -> None:
-    holder(ISSUER.token(**changed))
+    holder(ISSUER.token(**at_once(changed)))
 
 
 @pytest.mark.parametrize(
