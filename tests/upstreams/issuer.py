@@ -50,7 +50,7 @@ class FakeIssuer:
         """Good claims, with these changed; None leaves one out."""
         now = int(time.time())
         good = {
-            "iss": self.url, "aud": AUDIENCE, "sub": "someone", "iat": now, "exp": now + 600,
+            "iss": self.url, "aud": AUDIENCE, "sub": "someone", "iat": now, "exp": now + 3600,
             "organization": "acme", "role": "admin",
         }  # fmt: skip
         return {name: value for name, value in {**good, **changed}.items() if value is not None}
