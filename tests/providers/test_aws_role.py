@@ -13,7 +13,7 @@ import pytest
 from tests.providers.messaging_kit import code_of, pinged
 from tests.upstreams.sqs import Moto
 
-from studio.providers.s3 import role
+from studio.providers._aws import role
 from studio.providers.s3.provider import S3
 from studio.providers.sqs.provider import Sqs
 from studio.services.connector_service import ConnectorService

@@ -16,8 +16,8 @@ from tests.upstreams.seaweedfs import BUCKET, Seaweedfs
 from studio.contract import Probe
 from studio.errors import EgressDenied, StudioError, Unreachable, UpstreamError
 from studio.providers import load
+from studio.providers._aws import session as aws_session
 from studio.providers._objects import net as objects_net
-from studio.providers.s3 import session as s3_session
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 from studio.testing.storage_rogue import Rogue, answering, repeated
@@ -29,9 +29,9 @@ EMPTY = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    s3_session.shared.cache_clear()
+    aws_session.shared.cache_clear()
     yield
-    s3_session.shared.cache_clear()
+    aws_session.shared.cache_clear()
 
 
 def poison(folder: Path, sink: Rogue, patch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ async def test_without_its_guard_a_redirect_would_be_followed(monkeypatch: pytes
         kept = {name: given[name] for name in ("url", "headers", "data", "chunked")}
         return await self._http.request(method, **kept)
 
-    monkeypatch.setattr(s3_session._Plain, "request", request)
+    monkeypatch.setattr(aws_session._Plain, "request", request)
     async with Rogue(answering(200, EMPTY)) as sink, Rogue() as server:
         server.behaviour = answering(307, headers={"location": f"{sink.url}/stolen"})
         async with open_provider(S3, {"bucket": "abc", "endpoint_url": server.url}) as provider:
@@ -142,7 +142,7 @@ async def test_another_region_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> N
                 await call(provider, "list")
         assert server.seen.count(b"GET ") == 1
         server.seen.clear()
-        monkeypatch.setattr(s3_session, "_stay", lambda **_: None)
+        monkeypatch.setattr(aws_session, "_stay", lambda **_: None)
         async with open_provider(S3, config) as provider:
             with pytest.raises(StudioError):
                 await call(provider, "list")

@@ -10,12 +10,12 @@ from pydantic import AfterValidator, Field, model_validator
 from studio.contract import Destination, Pem, ProviderConfig, Secret
 from studio.contract.storage import StorageConfig
 from studio.contract.web import split_url
-from studio.providers.s3.config import KeyId, Region
+from studio.providers._aws.config import KeyId, Region
 from studio.providers.s3.protocol import S3Provider
 from studio.providers.s3.provider import Bucket
 
 if TYPE_CHECKING:
-    from studio.providers.s3.session import Access
+    from studio.providers._aws.session import Access
 
 
 def _host_and_port(text: str) -> str:
@@ -61,7 +61,7 @@ class Minio(S3Provider[MinioConfig]):
 
     def access(self) -> Access:
         """What the configuration says; MinIO is asked in path style."""
-        from studio.providers.s3.session import Access
+        from studio.providers._aws.session import Access
 
         config = self.config
         return Access(

@@ -6,22 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from studio.errors import (
-    AuthFailed,
-    Conflict,
-    InvalidRequest,
-    NotFound,
-    RateLimited,
-    StudioError,
-    Timeout,
-    Unreachable,
-    UpstreamError,
-)
-from studio.providers._objects.parts import PastEnd, Stumbled, TooSlow
+from studio.errors import AuthFailed, Conflict, InvalidRequest, NotFound, RateLimited, StudioError, UpstreamError
+from studio.providers._aws.errors import COMMON, Entry, translate
+from studio.providers._objects.parts import PastEnd, Stumbled
 
-_WRONG_KEY = "the access key id is not known there, or not active"
-_WRONG_SECRET = "the secret access key does not belong to the access key id"  # noqa: S105 - a sentence
-_ENDED = "the session token has expired or is not valid; update the connector"
 _DENIED = (
     "the account may not do this there; give it the right in the bucket's policy "
     "(the provider's page has a least-privilege policy)"
@@ -31,15 +19,8 @@ _NO_OBJECT = "there is no such object below the connector's prefix"
 _NO_BUCKET = "the bucket does not exist there; check bucket, region and endpoint"
 _TAKEN = "there is an object under this key already, or it is being written; nothing was stored"
 
-Entry = tuple[type[StudioError], str]
 _CODES: Mapping[str, Entry] = {
-    "InvalidAccessKeyId": (AuthFailed, _WRONG_KEY),
-    "InvalidClientTokenId": (AuthFailed, _WRONG_KEY),
-    "SignatureDoesNotMatch": (AuthFailed, _WRONG_SECRET),
-    "ExpiredToken": (AuthFailed, _ENDED),
-    "InvalidToken": (AuthFailed, _ENDED),
-    "TokenRefreshRequired": (AuthFailed, _ENDED),
-    "NotSignedUp": (AuthFailed, "the account is not signed up for the service"),
+    **COMMON,
     "AccessDenied": (UpstreamError, _DENIED),
     "AllAccessDisabled": (UpstreamError, _DENIED),
     "AccountProblem": (UpstreamError, _DENIED),
@@ -53,15 +34,11 @@ _CODES: Mapping[str, Entry] = {
     "Redirect": (UpstreamError, _ELSEWHERE),
     "AuthorizationHeaderMalformed": (UpstreamError, _ELSEWHERE),
     "IllegalLocationConstraintException": (UpstreamError, _ELSEWHERE),
-    "RequestTimeTooSkewed": (UpstreamError, "the clocks of this machine and of the server differ too much"),
     "PreconditionFailed": (Conflict, _TAKEN),
     "ConditionalRequestConflict": (Conflict, _TAKEN),
     "KeyTooLongError": (InvalidRequest, "key: is too long for the server"),
     "XMinioInvalidObjectName": (InvalidRequest, "key: is not one that the server takes"),
     "EntityTooLarge": (InvalidRequest, "the content is larger than the server takes"),
-    "SlowDown": (RateLimited, "the service asks to slow down; try again shortly"),
-    "RequestLimitExceeded": (RateLimited, "the service asks to slow down; try again shortly"),
-    "TooManyRequests": (RateLimited, "the service asks to slow down; try again shortly"),
 }
 _STATUS: Mapping[int, Entry] = {
     301: (UpstreamError, _ELSEWHERE),
@@ -80,27 +57,12 @@ _STATUS: Mapping[int, Entry] = {
 
 def error_of(exc: BaseException) -> StudioError | None:
     """`exc` as one of ours; None where neither botocore nor the network raised it."""
-    from botocore import exceptions as boto  # type: ignore[import-untyped]
-    from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
-
-    from studio.providers._objects.net import transport_error
-
-    if isinstance(exc, boto.ClientError):
-        return refused(exc.response)
-    found = transport_error(exc)
-    if found is not None:
-        return found
-    if isinstance(exc, boto.ConnectTimeoutError):
-        return TooSlow()
-    if isinstance(exc, boto.ReadTimeoutError | TimeoutError):
-        return Timeout("the server sent nothing within timeout_s")
-    if isinstance(exc, boto.HTTPClientError):
-        return Unreachable("the request could not be sent or its answer not be read")
-    if isinstance(exc, boto.ParamValidationError):
-        return InvalidRequest("the request does not fit the S3 protocol; check the key")
-    if isinstance(exc, ResponseParserError | boto.BotoCoreError):
-        return UpstreamError("the other side does not answer as an S3 server does; check the endpoint")
-    return None
+    return translate(
+        exc,
+        refused,
+        misfit="the request does not fit the S3 protocol; check the key",
+        stranger="the other side does not answer as an S3 server does; check the endpoint",
+    )
 
 
 def refused(response: Mapping[str, Any]) -> StudioError:

@@ -20,7 +20,7 @@ from studio.providers._objects.verbs import ObjectProvider
 from studio.providers.s3.errors import error_of
 
 if TYPE_CHECKING:
-    from studio.providers.s3.session import Access
+    from studio.providers._aws.session import Access
 
 _CLEAN_UP_S = 5.0
 
@@ -55,7 +55,7 @@ class S3Provider(ObjectProvider[ConfigT]):
     async def open(self, stack: AsyncExitStack) -> None:
         """Make the client; it connects on first use."""
         # The driver's import and its models take half a second, which is not the event loop's.
-        driver = await asyncio.to_thread(import_module, "studio.providers.s3.session")
+        driver = await asyncio.to_thread(import_module, "studio.providers._aws.session")
         http = await self.session(stack)
         self._client = await driver.client("s3", stack, self.access(), http)
 

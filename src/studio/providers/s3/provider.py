@@ -8,11 +8,11 @@ from pydantic import AfterValidator, Field
 
 from studio.contract import ProviderConfig, Text
 from studio.contract.storage import StorageConfig
-from studio.providers.s3.config import AwsConfig
+from studio.providers._aws.config import AwsConfig
 from studio.providers.s3.protocol import S3Provider
 
 if TYPE_CHECKING:
-    from studio.providers.s3.session import Access
+    from studio.providers._aws.session import Access
 
 
 def _bucket(name: str) -> str:

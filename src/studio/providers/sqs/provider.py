@@ -34,8 +34,8 @@ from studio.contract.messaging import (
 from studio.contract.web import BaseUrl, Url, split_url
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers import _messages as shared
+from studio.providers._aws.config import AwsConfig
 from studio.providers._objects import net
-from studio.providers.s3.config import AwsConfig
 from studio.providers.sqs.errors import Denied, error_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Sqs(AcknowledgingProvider[SqsConfig], Listing):
         """Make the client; it connects on first use."""
         config = self.config
         # The driver's import and its models take half a second, which is not the event loop's.
-        aws = await asyncio.to_thread(import_module, "studio.providers.s3.session")
+        aws = await asyncio.to_thread(import_module, "studio.providers._aws.session")
         from studio.providers.sqs.queues import Queues
 
         http = await net.session(

@@ -9,9 +9,9 @@ from typing import Any
 from botocore.credentials import ReadOnlyCredentials  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-from studio.errors import AuthFailed, InvalidConfig, RateLimited, StudioError, UpstreamError
+from studio.errors import AuthFailed, InvalidConfig, StudioError, UpstreamError
+from studio.providers._aws.errors import COMMON
 from studio.providers._objects.parts import Stumbled
-from studio.providers.s3.errors import refused
 
 SESSION_NAME = "studio-connectors"
 _MARGIN_S = 300
@@ -62,5 +62,9 @@ def _refused(exc: ClientError) -> StudioError:
     code = exc.response.get("Error", {}).get("Code", "")
     if code in {"AccessDenied", "403"}:
         return AuthFailed(_NOT_TRUSTED)
-    found = refused(exc.response)
-    return found if isinstance(found, AuthFailed | RateLimited | Stumbled) else UpstreamError(_NO_STS)
+    if code in COMMON:
+        kind, message = COMMON[code]
+        return kind(message)
+    if int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500:
+        return Stumbled("the role could not be assumed: STS failed; the same call may succeed later")
+    return UpstreamError(_NO_STS)

@@ -10,7 +10,7 @@ from studio.contract import Destination, Pem, ProviderConfig, Secret, Text
 from studio.contract.web import BaseUrl
 
 if TYPE_CHECKING:
-    from studio.providers.s3.session import Access
+    from studio.providers._aws.session import Access
 
 Region = Annotated[Text, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 KeyId = Annotated[Text, Field(pattern=r"^[!-~]{1,128}$")]
@@ -44,7 +44,7 @@ class AwsConfig(ProviderConfig):
 
     def access(self, *, external_id: str | None, path_style: bool = False) -> Access:
         """What this says. `external_id` is the organization's id."""
-        from studio.providers.s3.session import Access
+        from studio.providers._aws.session import Access
 
         return Access(
             region=self.region,

@@ -23,7 +23,7 @@ from botocore import configprovider as provided
 from botocore.loaders import Loader  # type: ignore[import-untyped]
 from botocore.tokens import TokenProviderChain  # type: ignore[import-untyped]
 
-from studio.providers.s3.role import RoleKeys
+from studio.providers._aws.role import RoleKeys
 
 USER_AGENT = "studio-connectors"
 
