@@ -146,7 +146,7 @@ class Recorder:
 
     def _said(self, organization_id: str, event: str, details: dict[str, Any]) -> AuditEntry:
         said = orjson.dumps(details).decode()
-        return AuditEntry(organization_id, event, "studio", writer=self.id, details=said)
+        return AuditEntry(organization_id, event, "studio", writer=self.id, details=said, request_id=new_id())
 
     def _end_of_window(self, kind: tuple[str, str, str | None]) -> None:
         flood = self._floods.pop(kind, None)

@@ -16,12 +16,12 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Internal
 from studio.models import AuditEntry
-from studio.store.engine import Database, upsert
+from studio.store.engine import Database, insert_rows, is_unique_violation, upsert
 from studio.store.tables import audit_heads, audit_log
 
 T = TypeVar("T")
@@ -96,21 +96,24 @@ class AuditLog:
         """
         books = {entry.organization_id for entry in entries}
         heads, news = self._locked(connection, books)
-        rows = []
+        ends = {name: (head.seq, head.hash) for name, head in heads.items()}
+        rows: list[tuple[Any, ...]] = []
         for entry in [*entries, *news]:
-            head = heads[entry.organization_id]
-            made = self.row_hash(entry.organization_id, head.seq + 1, head.hash, _VALUES(entry))
-            heads[entry.organization_id] = replace(head, seq=head.seq + 1, hash=made)
-            values = dict(zip(NAMES, _VALUES(entry), strict=True))
-            rows.append({"organization_id": entry.organization_id, "seq": head.seq + 1, **values, "hash": made})
+            seq, before = ends[entry.organization_id]
+            values = _VALUES(entry)
+            made = self.row_hash(entry.organization_id, seq + 1, before, values)
+            ends[entry.organization_id] = (seq + 1, made)
+            rows.append((entry.organization_id, seq + 1, *values, made))
         try:
-            connection.execute(insert(audit_log), rows)
-        except IntegrityError:
+            insert_rows(connection, audit_log, ("organization_id", "seq", *NAMES, "hash"), rows)
+        except IntegrityError as exc:
+            if not is_unique_violation(exc):
+                raise
             raise Internal("the audit log holds rows past its own end; run: studio audit verify") from None
-        for head in heads.values():
-            self.put_head(connection, head)
+        for name, (seq, made) in ends.items():
+            self.put_head(connection, replace(heads[name], seq=seq, hash=made))
         last = rows[len(entries) - 1]
-        return last["organization_id"], last["seq"], last["hash"]
+        return last[0], last[1], last[-1]
 
     def _once(self, connection: Connection, batch: Batch) -> None:
         if batch.attempt is not None:
@@ -129,14 +132,11 @@ class AuditLog:
         each other.
         """
         news: list[AuditEntry] = []
-        if not books <= self._seen.keys():
-            known = set(_heads(connection, books, lock=False))
-            if books - known:
-                self._lock_or_make(connection, STORE)
-                for organization_id in sorted(books - set(_heads(connection, books, lock=False))):
-                    self._lock_or_make(connection, organization_id)
-                    news.append(_about(OPENED, organization_id, 0))
-                books = books | {STORE}
+        if not books <= self._seen.keys() and books - set(_heads(connection, books, lock=False)):
+            news += self._make(connection, STORE)
+            for organization_id in sorted(books - set(_heads(connection, books, lock=False))):
+                news += self._make(connection, organization_id)
+            books = books | {STORE}
         heads = _heads(connection, books, lock=True)
         for organization_id in sorted(books):
             head = heads.get(organization_id)
@@ -148,21 +148,31 @@ class AuditLog:
             heads |= self._locked(connection, {STORE})[0]
         return heads, news
 
-    def _lock_or_make(self, connection: Connection, organization_id: str) -> None:
-        upsert(connection, audit_heads, self._authenticated(Head(organization_id)), {})
+    def _make(self, connection: Connection, organization_id: str) -> list[AuditEntry]:
+        """Make the head if it is not there, and lock it; what the store's own book is to say about that."""
+        if _heads(connection, {organization_id}, lock=True):
+            return []
+        head = self._by_rows(connection, Head(organization_id))
+        upsert(connection, audit_heads, self._authenticated(head), {})
         _heads(connection, {organization_id}, lock=True)
+        if head.seq:
+            return [_about(REOPENED, organization_id, head.seq)]
+        return [_about(OPENED, organization_id, 0)] if organization_id != STORE else []
 
     def _rebuilt(self, connection: Connection, organization_id: str, found: Head | None) -> Head:
-        """A head that was taken away, forged or put back, as far as the rows tell; the finding stays in the log."""
-        mine = audit_log.c.organization_id == organization_id
-        row = connection.execute(
-            select(audit_log.c.seq, audit_log.c.hash).where(mine).order_by(audit_log.c.seq.desc()).limit(1)
-        ).first()
-        last, made = (row[0], row[1]) if row else (0, _NONE)
+        """A head in place of one that was taken away, forged or put back; the finding stays in the log."""
+        head = self._by_rows(connection, found if found and self.is_sound(found) else Head(organization_id))
         if found is None:
-            upsert(connection, audit_heads, self._authenticated(Head(organization_id)), {})
-        sound = found if found is not None and self.is_sound(found) else Head(organization_id)
-        return replace(sound, seq=max(last, self._seen.get(organization_id, 0)), hash=made)
+            upsert(connection, audit_heads, self._authenticated(head), {})
+        return head
+
+    def _by_rows(self, connection: Connection, head: Head) -> Head:
+        """The head, with the end of the chain as far as the rows and this process's memory tell."""
+        mine = audit_log.c.organization_id == head.organization_id
+        newest = select(audit_log.c.seq, audit_log.c.hash).where(mine).order_by(audit_log.c.seq.desc()).limit(1)
+        row = connection.execute(newest).first()
+        seq, made = (row[0], row[1]) if row else (0, _NONE)
+        return replace(head, seq=max(seq, self._seen.get(head.organization_id, 0)), hash=made)
 
     def put_head(self, connection: Connection, head: Head) -> None:
         """Store a head, authenticated."""
