@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import bench.audit  # noqa: F401 - registers its case
 from bench import governed, throughput
 from bench.page import Measured, page
 from bench.peers import scenarios

@@ -267,3 +267,15 @@ class AuditEntry:
     writer: str | None = None
     details: str | None = None
     at: str = field(default_factory=now)
+
+    def __post_init__(self) -> None:
+        """What comes from outside has a form that every store takes: one row that did not would hold up all others."""
+        self.subject = _storable(self.subject, 255)
+        if self.operation is not None:
+            self.operation = _storable(self.operation, 128)
+
+
+def _storable(text: str, most: int) -> str:
+    if len(text) <= most and text.isascii() and text.isprintable():
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")[:most]

@@ -92,7 +92,7 @@ async def test_a_change_and_its_row_stand_or_fall_together(log: AuditLog) -> Non
 
 async def test_a_row_that_cannot_be_written_takes_its_change_back(log: AuditLog) -> None:
     with pytest.raises(Exception, match=r"NOT NULL|not-null"):
-        await log.write(lambda c: c.execute(insert(audit_heads).values(_head("made"))), entry(subject=None))
+        await log.write(lambda c: c.execute(insert(audit_heads).values(_head("made"))), entry(verdict=None))
     assert await books(log.database) == []
 
 
@@ -137,6 +137,13 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize("text", ["x" * 400, "a\0b", "\ud800", "ü" * 300, "日本", "\x1b[31m"])
+async def test_no_name_can_hold_the_log_up(log: AuditLog, text: str) -> None:
+    await log.write_batch(Batch([entry(subject=text, operation=text)]))
+    assert await found(log) == []
+    assert (await checked(log)).last == 1
 
 
 def append_in_processes(home: Home, count: int) -> None:
