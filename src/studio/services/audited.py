@@ -14,7 +14,7 @@ import orjson
 from studio.contract.values import size_of
 from studio.errors import StudioError
 from studio.models import AuditEntry, Effect, Result
-from studio.services import metrics
+from studio.services import metrics, tracing
 from studio.services.recorder import unrecorded
 
 if TYPE_CHECKING:
@@ -37,12 +37,16 @@ class Call:
         Unrecorded: the audit log cannot be written.
     """
 
-    __slots__ = ("_core", "_planned", "_start", "_until", "entry")
+    __slots__ = ("_core", "_labels", "_planned", "_span", "_start", "_until", "entry")
 
     def __init__(self, core: Core, planned: Planned, until: float) -> None:
         target, instance = planned.target, planned.target.instance
         self._core, self._planned, self._until = core, planned, until
         self._start = time.perf_counter()
+        kind, name = target.effective.kind, planned.operation.name
+        # Names that a tenant gave (OpenAPI, saved operations) are counted as one: labels must stay few.
+        self._labels = (kind.family, kind.kind, name if name in kind.operations else "named")
+        self._span = tracing.begun(*self._labels)
         self.entry = AuditEntry(
             target.connector.organization_id,
             "execute",
@@ -111,10 +115,9 @@ class Call:
         elif exc is not None:
             entry.verdict = "cancelled"
         entry.micros = int(seconds * 1_000_000)
-        kind = self._planned.target.effective.kind
-        # Names that a tenant gave (OpenAPI, saved operations) are counted as one: labels must stay few.
-        name = self._planned.operation.name if self._planned.operation.name in kind.operations else "named"
-        metrics.record(kind.kind, name, entry.code or ("ok" if exc is None else "cancelled"), seconds)
+        outcome = entry.code or ("ok" if exc is None else "cancelled")
+        metrics.record(*self._labels, outcome, seconds)
+        tracing.ended(self._span, outcome, entry.rows)
 
 
 def started(entry: AuditEntry) -> AuditEntry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -14,6 +16,10 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _seconds = Histogram(
     "studio_operation_seconds", "Time of one operation, queueing included.", ("provider", "operation"),
     buckets=_BUCKETS, registry=_registry,
+)  # fmt: skip
+_databases = Histogram(
+    "db_client_operation_duration_seconds", "Time of one operation on a database.",
+    ("db_system_name", "db_operation_name", "error_type"), buckets=_BUCKETS, registry=_registry,
 )  # fmt: skip
 _mcp = Histogram(
     "mcp_server_operation_duration_seconds", "Time of one MCP request.",
@@ -40,10 +46,21 @@ def rotated(provider: str, outcome: str) -> None:
     _rotations.labels(provider, outcome).inc()
 
 
-def record(provider: str, operation: str, outcome: str, seconds: float) -> None:
-    """Count one operation."""
-    _operations.labels(provider, operation, outcome).inc()
-    _seconds.labels(provider, operation).observe(seconds)
+def record(family: str, provider: str, operation: str, outcome: str, seconds: float) -> None:
+    """Count one operation. `outcome` is `ok` or an error code; databases count under OpenTelemetry's names too."""
+    counter, histograms = _meters(family, provider, operation, outcome)
+    counter.inc()
+    for histogram in histograms:
+        histogram.observe(seconds)
+
+
+@cache
+def _meters(family: str, provider: str, operation: str, outcome: str) -> tuple[Counter, tuple[Histogram, ...]]:
+    """Looked up once: finding a meter by its labels costs more than using it, and labels are few."""
+    histograms = [_seconds.labels(provider, operation)]
+    if family == "database":
+        histograms.append(_databases.labels(provider, operation, "" if outcome == "ok" else outcome))
+    return _operations.labels(provider, operation, outcome), tuple(histograms)
 
 
 def record_mcp(method: str, tool: str, error: str, version: str, seconds: float) -> None:

@@ -95,19 +95,56 @@ def span(
 
 @contextmanager
 def _span(name: str, kind: str, attributes: Attributes, carried: Mapping[str, Any]) -> Iterator[Any]:
+    from opentelemetry.context import get_current
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     given = {key: value for key in CARRIED if isinstance(value := carried.get(key), str)}
     with _tracer.start_as_current_span(
         name,
-        context=TraceContextTextMapPropagator().extract(given) if given else None,
+        context=TraceContextTextMapPropagator().extract(given, get_current()),  # the present one if unreadable
         kind=SpanKind[kind.upper()],
         attributes=dict(attributes),
         record_exception=False,  # an exception's text may hold what a statement held
         set_status_on_exception=False,
     ) as made:
         yield made
+
+
+_MESSAGING = {"sqs": "aws_sqs", "redis_pubsub": "redis"}
+
+
+def begun(family: str, provider: str, operation: str) -> Any:
+    """The client span of one operation, under whatever span surrounds it; None where none is made.
+
+    It is not made current: a streamed operation goes on in other contexts than it began in.
+    """
+    if _tracer is None:
+        return None
+    from opentelemetry.trace import SpanKind
+
+    attributes = {"studio.provider": provider}
+    if family == "database":
+        attributes |= {"db.system.name": provider, "db.operation.name": operation}
+    elif family == "messaging":
+        attributes |= {
+            "messaging.system": _MESSAGING.get(provider, provider),
+            "messaging.operation.name": operation,
+        }
+    else:
+        attributes["studio.operation"] = operation
+    return _tracer.start_span(f"{operation} {provider}", kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def ended(made: Any, code: str, rows: int | None) -> None:
+    """End a span of `begun`; `code` is `ok` or an error code."""
+    if made is None:
+        return
+    if code != "ok":
+        failed(made, code)
+    elif rows is not None and made.attributes.get("db.system.name"):
+        made.set_attribute("db.response.returned_rows", rows)
+    made.end()
 
 
 def failed(made: Any, code: str) -> None:
