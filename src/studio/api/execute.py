@@ -174,6 +174,7 @@ def openapi_paths() -> dict[str, Any]:
             parameters = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names + more
             ]
+            moved = transfer.ANSWERS if more else {}
             paths[base + tail] = {
                 "post": {
                     "tags": [tag],
@@ -181,7 +182,7 @@ def openapi_paths() -> dict[str, Any]:
                     "operationId": f"{tag}_{'operation' if more else 'query'}",
                     "parameters": parameters,
                     "requestBody": body,
-                    "responses": answers,
+                    "responses": {**answers, **moved},
                     "security": [{"HTTPBearer": []}],
                 }
             }

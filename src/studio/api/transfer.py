@@ -24,6 +24,14 @@ from studio.errors import BadRequest
 from studio.services.connector_service import ConnectorService
 
 BYTES = "application/octet-stream"
+ANSWERS: dict[str, Any] = {
+    "206": {
+        "description": "With Accept: application/octet-stream, the part that offset and length ask for; 200 for all",
+        "headers": {"Content-Range": {"schema": {"type": "string"}}},
+        "content": {BYTES: {}},
+    }
+}
+"""What the OpenAPI document says of raw bytes."""
 _ETAG = re.compile(r"[!#-~]{1,256}")
 _UNUSUAL = re.compile(r"[^A-Za-z0-9 ._-]")
 
