@@ -113,13 +113,13 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         await reach(probe, self._door, self.network, self.config.connect_timeout_s)
 
     async def privileges(self) -> dict[str, Any]:
-        """An ordinary account cannot ask Kafka what it may do."""
+        """Not asked for: an ordinary account may not list ACLs."""
         config = self.config
         return {
             "enforced_by": "service",
             "excess": [],
             "grant": [line.format(prefix=config.topic_prefix or "*", group=config.group_id or "*") for line in _GRANT],
-            "detail": "Kafka does not tell an account its rights: this service keeps reads to reads. Use an account "
+            "detail": "what the account may do was not asked for: this service keeps reads to reads. Use an account "
             "without Write on topics, and without Read on groups, where nothing shall be taken",
         }
 

@@ -68,7 +68,8 @@ SELECT json_build_object(
   'roles', (
     SELECT coalesce(json_agg(rolname ORDER BY rolname), '[]') FROM pg_catalog.pg_roles
     WHERE rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program',
-                      'pg_write_all_data', 'pg_signal_backend') AND pg_has_role(current_user, oid, 'MEMBER')),
+                      'pg_write_all_data', 'pg_signal_backend', 'pg_maintain', 'pg_checkpoint',
+                      'pg_create_subscription') AND pg_has_role(current_user, oid, 'MEMBER')),
   'create_in_database', has_database_privilege(current_database(), 'CREATE'),
   'create_in_schemas', (
     SELECT coalesce(json_agg(n.nspname ORDER BY n.nspname), '[]') FROM pg_catalog.pg_namespace n
@@ -80,6 +81,10 @@ SELECT json_build_object(
       WHERE c.relkind IN ('r', 'p', 'v', 'f') AND {_USERS_OWN} AND has_schema_privilege(n.oid, 'USAGE')
         AND (has_any_column_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'UPDATE')
              OR has_table_privilege(c.oid, 'DELETE') OR has_table_privilege(c.oid, 'TRUNCATE'))) t),
+  'sequences', (
+    SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'S' AND {_USERS_OWN} AND has_schema_privilege(n.oid, 'USAGE')
+      AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'USAGE, UPDATE') END),
   'schemas', (
     SELECT coalesce(json_agg(n.nspname ORDER BY n.nspname), '[]') FROM pg_catalog.pg_namespace n
     WHERE {_USERS_OWN} AND has_schema_privilege(n.oid, 'USAGE'))
@@ -104,6 +109,8 @@ def shape(found: dict[str, Any]) -> dict[str, Any]:
     if count := found["writable"]["count"]:
         some = ", ".join(found["writable"]["first"])
         excess.append(f"may change {count} table(s), such as {some}")
+    if found["sequences"]:
+        excess.append(f"may advance {found['sequences']} sequence(s)")
     return {
         "enforced_by": "service" if excess else "account",
         "excess": excess,
