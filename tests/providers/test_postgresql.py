@@ -406,6 +406,8 @@ async def test_privileges_tell_the_account_from_the_service(postgres: Postgres, 
                 )
                 with pytest.raises(UpstreamError, match=r"42501.*grant"):
                     await call(least, "execute", query="DELETE FROM t")
+                await admin.execute("CREATE SEQUENCE numbers; GRANT USAGE ON SEQUENCE numbers TO studio_reader")
+                assert "may advance 1 sequence(s)" in (await least.privileges())["excess"]
         finally:
             await admin.execute("DROP OWNED BY studio_reader")
             await admin.execute("DROP ROLE studio_reader")
