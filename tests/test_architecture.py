@@ -204,6 +204,7 @@ ONLY_HTTP = {
     "metrics": "asked by Prometheus; a command would find the counters of its own process at zero",
 }
 NOT_HTTP = {
+    "watch": "the background work of `studio serve`",
     "attach_to_agent": "the documents' call; surfaces pass the body whole: attach",
     "execute": "HTTP plans and runs in steps, so that it can stream",
     "execute_query": "HTTP plans and runs in steps, so that it can stream",

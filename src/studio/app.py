@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from studio import __version__
-from studio.api import agents, audit, connectors, execute, keys, problems, protected_resource, system
+from studio.api import agents, alerts, audit, connectors, execute, keys, problems, protected_resource, system
 from studio.api.auth import Door
 from studio.api.execute import Execute
 from studio.api.gate import Gate
@@ -82,7 +82,7 @@ def _management(service: ConnectorService, settings: Settings, door: Door) -> Fa
         redirect_slashes=False,  # a redirect would name the Host that the client sent
     )
     app.state.service, app.state.settings, app.state.door = service, settings, door
-    for module in (connectors, agents, keys, audit, system, protected_resource):
+    for module in (connectors, agents, alerts, keys, audit, system, protected_resource):
         app.include_router(module.router)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

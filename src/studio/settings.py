@@ -92,6 +92,23 @@ class Settings(BaseSettings):
     max_sessions: int = Field(1000, ge=1, description="Open sessions (one pool each) in this process.")
     max_waiters: int = Field(256, ge=0, description="Calls that may wait for one connector's pool.")
     session_idle_s: float = Field(300, gt=0, description="An unused session is closed after this, seconds.")
+    health_interval_s: float = Field(
+        60, ge=0, le=86_400, description="Seconds between two probes of an active connector. 0: none are made."
+    )
+    health_concurrency: int = Field(16, ge=1, le=1000, description="Probes of this process at one time.")
+    health_per_organization: int = Field(4, ge=1, le=1000, description="Probes of one organization at one time.")
+    alert_webhook_url: SecretStr | None = Field(None, description="Where alerts are posted to.")
+    alert_webhook_secret: SecretStr | None = Field(
+        None, description="Signs them as Standard Webhooks does: whsec_ and base64, or any text."
+    )
+    alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field((), description="Whom alerts are mailed to.")
+    alert_email_from: str = Field("studio-connectors@localhost", description="Sender of these mails.")
+    smtp_url: SecretStr | None = Field(
+        None, description="smtp://user:password@host:587 (STARTTLS) or smtps://user:password@host:465."
+    )
+    alert_plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further channels, by the names under which installed packages offer them (studio.alerts)."
+    )
     confirm_delete: Literal["running", "attached", "never"] = Field(
         "running",
         description="Deleting asks for the token of its preview while operations run (running), or as soon as an agent "
@@ -109,7 +126,16 @@ class Settings(BaseSettings):
         10, ge=0, description="Failed authentications a second of one address, with bursts of 100. 0: no limit."
     )
 
-    @field_validator("allowed_hosts", "egress_allow", "egress_deny", "oidc_audience", "reference_env", mode="before")
+    @field_validator(
+        "allowed_hosts",
+        "alert_email_to",
+        "alert_plugins",
+        "egress_allow",
+        "egress_deny",
+        "oidc_audience",
+        "reference_env",
+        mode="before",
+    )
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -70,12 +70,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda s, ids: s.rotate(ids["connector"], {"config": {"password": "another-one"}}),
         "connector.rotate",
     ),
+    "set_health": (lambda s, ids: s.set_health(ids["connector"], {"interval_s": 30}), "connector.health.set"),
 }
 """Every use case that changes something, and the event that stands for it."""
 RUNS = {"execute", "execute_query", "run", "stream", "upload", "download"}
 ASKS = {
     "types", "describe_type", "get", "list", "preview_delete", "preview_update", "preview_rotate", "list_instances", "list_agent_connectors", "operations",
-    "list_saved_operations", "list_keys", "list_audit", "verify_audit", "ready", "target", "plan", "plan_query",
+    "list_saved_operations", "list_keys", "health", "test_alerts", "watch", "list_audit", "verify_audit", "ready", "target", "plan", "plan_query",
     "acting_as", "authenticate", "principal", "close", "metrics", "create_first_key",
 }  # fmt: skip
 """Those that change nothing. `create_first_key` has a test of its own."""
@@ -129,6 +130,8 @@ def test_every_method_of_the_store_that_writes_takes_an_entry() -> None:
         "store/audit_check.py": 1,  # pruning, which appends its row itself
         "store/keys.py": 3,  # when a key was last used; canaries; the log's own key
         "store/rotations.py": 1,  # sets whose grace is over
+        "store/health.py": 3,  # who probes what, and old history; what a probe found is nobody's doing
+        "store/alerts.py": 3,  # the outbox
         "store/migrations/__init__.py": 1,
     }
     import ast

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 from tests.store.conftest import KEY
 
-from studio.errors import Conflict, EncryptionError, NotFound, StudioError, UpstreamError
+from studio.errors import Conflict, EncryptionError, NotFound, StudioError
 from studio.models import ApiKey, Connector, ConnectorInstance, new_id, now
 from studio.security.vault import Vault, new_key
 from studio.store.audit import AuditLog
@@ -162,7 +162,6 @@ async def test_another_organization_finds_nothing_and_changes_nothing(acme: Scop
     assert await beta.instances_of(one.id) == []
     assert await beta.attachments("agent-1") == []
     assert await beta.attachment("agent-1", "db") == []
-    await beta.record_test(one, error=UpstreamError("mine"))
     page = await beta.connectors(Filters(), limit=10, after=None, offset=0)
     assert (page.records, page.total) == ([], 0)
     assert await acme.connector(one.id) == one
@@ -326,21 +325,6 @@ async def test_a_change_sets_the_time_and_leaves_the_rest(acme: Scope) -> None:
     changed = await acme.change_connector(one.id, version=1, values={"status": "inactive"})
     assert changed.updated_at > one.updated_at
     assert replace(changed, updated_at=one.updated_at) == replace(one, status="inactive", version=2)
-
-
-async def test_a_tests_outcome_is_kept_for_the_version_that_was_tested(acme: Scope) -> None:
-    (one,) = await add(acme, "one")
-    await acme.record_test(one, error=UpstreamError("no"))
-    tested = await acme.connector(one.id)
-    assert (tested.status, tested.last_test_result, tested.last_error, tested.version) == ("error", "failed", "no", 1)
-    await acme.record_test(one, error=None)
-    tested = await acme.connector(one.id)
-    assert (tested.status, tested.last_test_result, tested.last_error) == ("active", "success", None)
-    changed = await acme.change_connector(one.id, version=1, values={"status": "inactive"})
-    await acme.record_test(one, error=UpstreamError("an old version's"))
-    assert (await acme.connector(one.id)).last_error is None
-    await acme.record_test(changed, error=None)
-    assert (await acme.connector(one.id)).status == "inactive"
 
 
 # -- together -----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ NOT_REMOTE = {
     "authenticate": "a server decides who somebody is",
     "principal": "a server decides who somebody is",
     "ready": "that is GET /readyz",
+    "watch": "a server's own background work",
     "metrics": "that is GET /metrics, for Prometheus",
     "create_first_key": "only whoever starts a server sees its first key",
     "target": "a step of execute, for surfaces in process",

@@ -12,6 +12,7 @@ from studio.api.auth import Caller, JsonBody
 from studio.api.schemas import PROBLEMS, takes
 from studio.api.wire import answer
 from studio.errors import BadRequest
+from studio.services.health import Schedule
 from studio.services.inputs import ConnectorChange, NewAttachment, NewConnector, NewTest
 from studio.services.rotating import NewSecrets
 from studio.services.saved_operations import NewSavedOperation
@@ -128,6 +129,18 @@ async def rotate_connector(caller: Caller, connector_id: str, body: JsonBody, dr
 async def test_connector(caller: Caller, connector_id: str) -> Response:
     """200 also where the test fails: see `success`, `stages` and `privileges`."""
     return answer(await caller.test_connection(connector_id))
+
+
+@router.get("/{connector_id}/health", summary="How a connector is, and how it was")
+async def connector_health(caller: Caller, connector_id: str) -> Response:
+    """State, since when, the next probe, and every change, the newest first."""
+    return answer(await caller.health(connector_id))
+
+
+@router.put("/{connector_id}/health", summary="Choose how often a connector is probed", openapi_extra=takes(Schedule))
+async def schedule_health(caller: Caller, connector_id: str, body: JsonBody) -> Response:
+    """The next probe is due at once."""
+    return answer(await caller.set_health(connector_id, body))
 
 
 @router.post(

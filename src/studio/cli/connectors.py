@@ -11,6 +11,7 @@ from studio.cli import exits, text
 from studio.cli.attachments import agent, attach, detach, instances, operations
 from studio.cli.common import all_connectors, config_options, connector_id, json_option, type_of
 from studio.cli.given import merged_config
+from studio.cli.health import health
 from studio.cli.rotate import rotate
 from studio.cli.saved import save, saved, unsave
 from studio.cli.where import with_service
@@ -229,5 +230,5 @@ def _tested(answer: dict[str, Any], as_json: bool) -> int:
     return 0 if answer["success"] else exits.exit_code(answer.get("code", "upstream_error"))
 
 
-for command in (attach, detach, agent, instances, operations, rotate, save, saved, unsave):
+for command in (attach, detach, agent, instances, operations, health, rotate, save, saved, unsave):
     connectors.add_command(command)

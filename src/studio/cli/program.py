@@ -14,6 +14,7 @@ from studio.cli.apply import apply
 from studio.cli.audit import audit
 from studio.cli.connectors import connectors
 from studio.cli.execute import query, run_operation
+from studio.cli.health import alerts
 from studio.cli.keys import keys
 from studio.cli.mcp import mcp
 from studio.cli.serve import serve
@@ -32,7 +33,7 @@ def studio() -> None:
     """
 
 
-for command in (serve, mcp, connectors, query, run_operation, keys, apply, audit, encryption, db):
+for command in (serve, mcp, connectors, query, run_operation, keys, alerts, apply, audit, encryption, db):
     studio.add_command(command)
 
 

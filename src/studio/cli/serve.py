@@ -133,6 +133,7 @@ def _log(level: str) -> None:
 
 async def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until a signal; `ready` is called when the signals are heeded."""
+    import asyncio
     import gc
 
     import uvicorn
@@ -146,7 +147,12 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
     gc.set_threshold(*_GC_THRESHOLDS)
     with _signals_stop(server):
         ready()
-        await server.serve(sockets=[listener])
+        watching = asyncio.create_task(application.service.watch(), name="studio-watch")
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -159,6 +159,18 @@ class RemoteService(Transport):
         """See `ConnectorService.operations`."""
         return await self._records("operations", *_target(connector_id, agent_id, alias), "operations")
 
+    async def health(self, connector_id: str) -> Record:
+        """See `ConnectorService.health`."""
+        return await self._record("GET", "connectors", connector_id, "health")
+
+    async def set_health(self, connector_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.set_health`."""
+        return await self._record("PUT", "connectors", connector_id, "health", body=body)
+
+    async def test_alerts(self) -> Record:
+        """See `ConnectorService.test_alerts`."""
+        return await self._record("POST", "alerts", "test", body={})
+
     async def create_saved_operation(self, connector_id: str, body: Mapping[str, Any]) -> Record:
         """See `ConnectorService.create_saved_operation`."""
         return await self._record("POST", "connectors", connector_id, "saved-operations", body=body)

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from studio.contract import Operation, Provider, ProviderConfig
-from studio.contract.config import join_secrets, path_step
+from studio.contract.config import is_reference, join_secrets, path_step
 from studio.errors import EncryptionError, FieldError, InvalidConfig, OverrideNotAllowed, SecretsRequired
 from studio.models import Connector, ConnectorInstance, Sealed
 from studio.providers import load
@@ -162,6 +162,10 @@ class Configs:
                     fields=[FieldError(f"config.{name}", "must be given again") for name in kept],
                 )
         return new
+
+    def referenced(self, connector: Connector) -> set[str]:
+        """The secrets that are references to where they are kept."""
+        return {name for name, text in self.release(connector).split()[1].items() if is_reference(text)}
 
     def differing(self, connector: Connector, new: ProviderConfig) -> list[str]:
         """The fields (`config.port`) in which another config differs, secrets by their names alone, last."""

@@ -12,7 +12,7 @@ from studio.contract import Provider
 from studio.errors import BadRequest, Conflict, InvalidRequest, NotFound, StudioError
 from studio.models import AuditEntry, Connector, Role, new_id, now
 from studio.security import policy
-from studio.services import execution, impact, probes
+from studio.services import execution, health, impact, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.configs import Kind, parse_config
@@ -200,7 +200,8 @@ class Connectors(Bound):
         """Test a connector and keep the outcome on its record; a failing test is an answer, not an error."""
         core, scope, connector = await self._find(connector_id, Role.DEVELOPER)
         answer, error = await self._probe(core, connector)
-        await scope.record_test(connector, error=error)
+        entry = scope.test_entry(connector, error)
+        await health.record(core, connector, health.found_of(answer), decisive=True, entry=entry)
         return answer
 
     @refusals("config.test")
@@ -217,7 +218,9 @@ class Connectors(Bound):
         def opener(stack: AsyncExitStack) -> Awaitable[Provider[Any]]:
             return execution.open_session(core, kind, config, stack, organization_id)
 
-        answer, error = await probes.test(opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s))
+        answer, error = await probes.test(
+            opener, timeout_s=min(config.timeout_s, core.settings.max_timeout_s), quick=False
+        )
         verdict, code = ("failed", error.code) if error else ("ok", None)
         subject, organization_id = self._principal.subject, self._principal.organization_id or STORE
         core.recorder.add(AuditEntry(organization_id, "config.test", subject, verdict, code, operation=given.provider))
@@ -235,7 +238,9 @@ class Connectors(Bound):
     async def _probe(self, core: Core, connector: Connector) -> tuple[Record, StudioError | None]:
         target = execution.Target(connector, None, core.configs.effective(connector))
         timeout_s = min(target.timeout_s, core.settings.max_timeout_s)
-        return await probes.test(lambda stack: execution.open_provider(core, target, stack), timeout_s=timeout_s)
+        return await probes.test(
+            lambda stack: execution.open_provider(core, target, stack), timeout_s=timeout_s, quick=False
+        )
 
     async def _must_pass(self, core: Core, connector: Connector) -> None:
         _, error = await self._probe(core, connector)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _registry = CollectorRegistry()
@@ -34,6 +35,40 @@ _rotations = Counter(
     "studio_rotations", "Rotations of credentials by outcome (ok or an error code).", ("provider", "outcome"),
     registry=_registry,
 )  # fmt: skip
+_probes = Counter(
+    "studio_probes", "Health probes by outcome (ok, busy or an error code).", ("provider", "outcome"),
+    registry=_registry,
+)  # fmt: skip
+_health_changes = Counter(
+    "studio_health_changes", "Changes of a connector's health, by the new state.", ("provider", "state"),
+    registry=_registry,
+)  # fmt: skip
+_alerts = Counter(
+    "studio_alerts", "Deliveries of alerts by outcome (ok or an error code).", ("channel", "outcome"),
+    registry=_registry,
+)  # fmt: skip
+_health = Gauge("studio_connectors", "Connectors of the store by health.", ("state",), registry=_registry)
+
+
+def probed(provider: str, outcome: str) -> None:
+    """Count a health probe."""
+    _probes.labels(provider, outcome).inc()
+
+
+def health_changed(provider: str, state: str) -> None:
+    """Count a change of health."""
+    _health_changes.labels(provider, state).inc()
+
+
+def health_counted(counts: Mapping[str, int]) -> None:
+    """Keep how many connectors are in each state."""
+    for state in ("unknown", "healthy", "degraded", "error"):
+        _health.labels(state).set(counts.get(state, 0))
+
+
+def alerted(channel: str, outcome: str) -> None:
+    """Count a delivery of an alert."""
+    _alerts.labels(channel, outcome).inc()
 
 
 def fell_back(provider: str) -> None:

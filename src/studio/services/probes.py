@@ -24,8 +24,8 @@ GENERAL_FIXES = {
 Opener = Callable[[AsyncExitStack], Awaitable[Provider[Any]]]
 
 
-async def test(opener: Opener, *, timeout_s: float) -> tuple[dict[str, Any], StudioError | None]:
-    """Test a connection.
+async def test(opener: Opener, *, timeout_s: float, quick: bool) -> tuple[dict[str, Any], StudioError | None]:
+    """Test a connection, in stages; `quick` asks for no more than an answer, and for stages where none comes.
 
     Returns:
         The public answer (`success`, `message`, `latency_ms`, `stages`, `privileges`), and the error of
@@ -39,7 +39,7 @@ async def test(opener: Opener, *, timeout_s: float) -> tuple[dict[str, Any], Stu
             provider = await opener(stack)
             fixes.update(provider.fixes)
             try:
-                await provider.probe(probe)
+                await (_answers(provider, probe) if quick else provider.probe(probe))
             except Exception as exc:
                 raise provider.error(exc) from exc
     except TimeoutError:
@@ -56,6 +56,15 @@ async def test(opener: Opener, *, timeout_s: float) -> tuple[dict[str, Any], Stu
         "privileges": probe.privileges,
         **({} if error is None else {"code": error.code, "retryable": error.retryable}),
     }, error
+
+
+async def _answers(provider: Provider[Any], probe: Probe) -> None:
+    """One round trip. If it fails, the stages say where: they are gone through, and the first failure counts."""
+    try:
+        await provider.ping()
+    except Exception:
+        await provider.probe(probe)
+        raise
 
 
 def _explain(probe: Probe, error: StudioError, fixes: dict[str, str]) -> None:

@@ -27,13 +27,14 @@ from studio.errors import (
     Timeout,
 )
 from studio.models import Connector, Role, new_id, now
-from studio.services import execution, metrics, probes
+from studio.services import execution, health, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
 from studio.services.execution import Target
 from studio.services.inputs import Body, timestamp
 from studio.store import rotations
+from studio.store.health import Found
 from studio.store.rotations import PREVIOUS, STAGED, OtherSecrets
 
 GRACE_S = 3600
@@ -145,6 +146,8 @@ async def _generated(core: Core, connector: Connector, given: NewSecrets, by: st
         raise OperationNotSupported(f"{connector.provider}: a password cannot be set upstream from here; {able}")
     if field not in effective.secrets_set:
         raise InvalidRequest.at("generate", f"this connector has no {field} that could be replaced")
+    if field in core.configs.referenced(connector):
+        raise InvalidRequest.at("generate", f"{field} is kept elsewhere; rotate it there, where the reference leads")
     password = random.token_urlsafe(32)
     deadline = _deadline(core, connector)
     staged = _beside(core, connector, core.configs.merged(connector, {field: password}), STAGED, 3 * deadline + 30)
@@ -185,7 +188,7 @@ async def _verify(core: Core, connector: Connector) -> None:
     """Test with a real session. Raises what the test found."""
     target = Target(connector, None, core.configs.effective(connector))
     _, error = await probes.test(
-        lambda stack: execution.open_provider(core, target, stack), timeout_s=_deadline(core, connector)
+        lambda stack: execution.open_provider(core, target, stack), timeout_s=_deadline(core, connector), quick=False
     )
     if error is not None:
         raise error
@@ -214,17 +217,14 @@ async def _swapped(
         "key_id": sealed.key_id,
         "secret_set_at": time,
         "secret_expires_at": given.expires_at,
-        # It was verified a moment ago.
-        "last_tested_at": time,
-        "last_test_result": "success",
-        "last_error": None,
-        "status": "inactive" if connector.status == "inactive" else "active",
     }
     old = core.configs.release(connector)
     previous = _beside(core, connector, old, PREVIOUS, given.grace_s) if given.grace_s else None
     changed = await rotations.swap(core.log, connector, values, staged=staged, previous=previous, by=by)
-    if changed is not None:
-        core.sessions.retire(connector.id, below=changed.version)
+    if changed is None:
+        return None
+    core.sessions.retire(connector.id, below=changed.version)
+    await health.record(core, changed, Found(), decisive=True)  # it was verified a moment ago
     return changed
 
 

@@ -59,11 +59,18 @@ class Sessions:
 
     @asynccontextmanager
     async def lease(
-        self, key: SessionKey, size: int, opener: Opener, *, admitted: Callable[[], None] = lambda: None
+        self,
+        key: SessionKey,
+        size: int,
+        opener: Opener,
+        *,
+        admitted: Callable[[], None] = lambda: None,
+        used: bool = True,
     ) -> AsyncIterator[Provider[Any]]:
         """A provider, for one operation. At most `size` leases of a session run at once; the rest queue.
 
         `admitted` is called when the queueing is over, before the session is opened where it must be.
+        With `used` false the lease does not count as a use: it keeps no idle session open.
 
         Raises:
             PoolBusy: too many wait already, or no session may be opened.
@@ -80,7 +87,8 @@ class Sessions:
                 session.slots.release()
         finally:
             session.leases -= 1
-            session.last_used = time.monotonic()
+            if used:
+                session.last_used = time.monotonic()
             if session.retired and not session.leases:
                 self._close(session)
 
@@ -89,6 +97,10 @@ class Sessions:
         for key in list(self._by_connector.get(connector_id, ())):
             if below is None or key.version < below:
                 self._retire(self._sessions[key])
+
+    def has(self, key: SessionKey) -> bool:
+        """Whether a session of this key is shared now."""
+        return key in self._sessions
 
     def running(self, connector_id: str) -> int:
         """How many operations of this process use a connector, or wait for a session of it."""

@@ -111,6 +111,17 @@ async def swap(
     return await log.write(work, lambda new: rotated if new else None)
 
 
+async def abandoned(database: Database) -> list[Connector]:
+    """Connectors with a staged set whose maker has taken too long."""
+    statement = (
+        select(connectors)
+        .join(table, table.c.connector_id == connectors.c.id)
+        .where(table.c.kind == STAGED, table.c.until <= now())
+        .limit(100)
+    )
+    return await database.read(lambda connection: [Connector(*row) for row in connection.execute(statement)])
+
+
 async def drop_ended(database: Database) -> int:
     """Forget every previous set whose grace is over; how many there were."""
     ended = delete(table).where(table.c.kind == PREVIOUS, table.c.until <= now())

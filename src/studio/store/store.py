@@ -15,7 +15,7 @@ from studio.errors import Conflict, FieldError, NotFound, StudioError
 from studio.models import AuditEntry, Connector, ConnectorInstance, now
 from studio.store.audit import AuditLog
 from studio.store.engine import is_unique_violation, upsert
-from studio.store.tables import connector_counts, connector_instances, connectors
+from studio.store.tables import connector_counts, connector_health, connector_instances, connectors
 
 T = TypeVar("T")
 NO_CONNECTOR = "no such connector"
@@ -82,6 +82,7 @@ class Scope:
 
         def work(connection: Connection) -> None:
             connection.execute(insert(connectors).values(**asdict(connector)))
+            connection.execute(insert(connector_health).values(**_unknown(connector)))
             _count(connection, connector.organization_id, 1)
 
         entry = self._entry("connector.create", connector.organization_id, connector.id, target=connector.id)
@@ -144,27 +145,11 @@ class Scope:
             taken=FieldError("name", _NAME_TAKEN),
         )
 
-    async def record_test(self, tested: Connector, *, error: StudioError | None) -> None:
-        """Keep the outcome of a test, unless the connector changed meanwhile. An inactive one stays inactive."""
-        succeeded = error is None
-        status = "active" if succeeded else "error"
-        mine = (connectors.c.id == tested.id, connectors.c.version == tested.version, self._mine(connectors))
-
-        def work(connection: Connection) -> None:
-            outcome = {
-                "last_tested_at": now(),
-                "last_test_result": "success" if succeeded else "failed",
-                "last_error": error.message if error else None,
-            }
-            connection.execute(update(connectors).where(*mine).values(**outcome))
-            connection.execute(update(connectors).where(*mine, connectors.c.status != "inactive").values(status=status))
-
-        await self._log.write(
-            work,
-            self._entry(
-                "connector.test", tested.organization_id, tested.id, target=tested.id,
-                verdict="ok" if succeeded else "failed", code=error.code if error else None,
-            ),
+    def test_entry(self, tested: Connector, error: StudioError | None) -> AuditEntry:
+        """The audit entry of a test that somebody asked for."""
+        return self._entry(
+            "connector.test", tested.organization_id, tested.id, target=tested.id,
+            verdict="failed" if error else "ok", code=error.code if error else None,
         )  # fmt: skip
 
     async def remove_connector(self, connector_id: str) -> None:
@@ -253,6 +238,22 @@ class Scope:
             if is_unique_violation(exc):
                 raise Conflict(f"{taken.field}: {taken.message}", fields=[taken]) from None
             raise NotFound(NO_CONNECTOR) from None
+
+
+def _unknown(connector: Connector) -> dict[str, Any]:
+    """The health of a connector that nobody has probed: its first probe is due at once."""
+    return {
+        "connector_id": connector.id,
+        "organization_id": connector.organization_id,
+        "state": "unknown",
+        "failures": 0,
+        "successes": 0,
+        "due_at": connector.created_at,
+        "lease_until": "",
+        "fence": 0,
+        "changed_at": connector.created_at,
+        "alerted": False,
+    }
 
 
 def _attached(row: Sequence[Any]) -> tuple[ConnectorInstance, Connector]:

@@ -73,6 +73,69 @@ connector_secrets = Table(
     Index(None, "until"),
 )
 
+connector_health = Table(
+    "connector_health",
+    metadata,
+    Column("connector_id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("successes", Integer, nullable=False),
+    Column("interval_s", Integer),
+    Column("due_at", String(27), nullable=False),
+    Column("lease_until", String(27), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("changed_at", String(27), nullable=False),
+    Column("checked_at", String(27)),
+    Column("alerted", Boolean, nullable=False),
+    ForeignKeyConstraint(
+        ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
+    ),
+    Index(None, "due_at"),
+    Index(None, "lease_until"),
+)
+
+health_events = Table(
+    "health_events",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("connector_id", String(36), nullable=False),
+    Column("at", String(27), nullable=False),
+    Column("before", String(16), nullable=False),
+    Column("after", String(16), nullable=False),
+    Column("code", String(64)),
+    Column("stage", String(64)),
+    Column("message", Text),
+    Column("fix", Text),
+    ForeignKeyConstraint(
+        ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
+    ),
+    Index(None, "connector_id", "id"),
+    Index(None, "at"),
+)
+
+# Without a reference to the connector: what was told of one that is gone is delivered all the same.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("connector_id", String(36), nullable=False),
+    Column("about", String(128), nullable=False),
+    Column("channel", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("due_at", String(27), nullable=False),
+    Column("lease_until", String(27), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("done_at", String(27)),
+    Column("outcome", String(64)),
+    UniqueConstraint("about", "channel"),
+    Index(None, "due_at"),
+    Index(None, "done_at"),
+)
+
 connector_counts = Table(
     "connector_counts",
     metadata,

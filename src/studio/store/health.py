@@ -1,0 +1,266 @@
+"""How connectors are: a row each, which is also its place in the queue of probes, and the history of changes.
+
+The queue needs no other coordination than the database's: a claim is a lease on a row that others
+pass over, and each claim raises the row's `fence`, so a claim that was overtaken records nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, case, delete, func, insert, select, update
+
+from studio.errors import NotFound
+from studio.models import AuditEntry, Connector, new_id, now
+from studio.store.audit import AuditLog
+from studio.store.engine import Database
+from studio.store.store import NO_CONNECTOR
+from studio.store.tables import alerts, connector_health, connector_instances, connectors, health_events
+
+KEPT_EVENTS = 200
+"""Changes that a history answers."""
+AGENTS = 100
+"""Agents that an alert names."""
+FREE = ""
+"""`lease_until` of a row that nobody holds: before every time."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The row of a connector. `state`: unknown, healthy, degraded or error; counts are of probes in a row.
+
+    `alerted` says whether somebody was told of the present error, and so waits for the recovery.
+    """
+
+    connector_id: str
+    organization_id: str
+    state: str
+    failures: int
+    successes: int
+    interval_s: int | None
+    due_at: str
+    lease_until: str
+    fence: int
+    changed_at: str
+    checked_at: str | None
+    alerted: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change of state, and what was found then."""
+
+    id: str
+    organization_id: str
+    connector_id: str
+    at: str
+    before: str
+    after: str
+    code: str | None
+    stage: str | None
+    message: str | None
+    fix: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a probe or a test found; all None where it passed. No field holds a value of a config."""
+
+    code: str | None = None
+    stage: str | None = None
+    message: str | None = None
+    fix: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it passed."""
+        return self.code is None
+
+
+Step = Callable[[Health], Health]
+Writer = Callable[[Callable[[Connection], Event | None]], Awaitable[Event | None]]
+Tell = Callable[[Connector, Event, Sequence[str]], Sequence[Mapping[str, Any]]]
+"""Rows of `alerts` for a change, given the connector and the agents that have it."""
+
+
+async def claim(
+    database: Database, *, most: int, per_organization: int, lease_s: float
+) -> list[tuple[Health, Connector]]:
+    """Take up to `most` connectors whose probe is due, the longest due first.
+
+    Of one organization, those that are claimed already and those taken now are `per_organization`
+    at most, as far as other replicas' claims can be seen.
+    """
+    table, time = connector_health, now()
+    held = table.c.lease_until > time
+    rank = func.row_number().over(
+        partition_by=table.c.organization_id, order_by=[case((held, 0), else_=1), table.c.due_at]
+    )
+    ranked = (
+        select(table.c.connector_id, rank.label("rank"))
+        .join(connectors, connectors.c.id == table.c.connector_id)
+        .where(connectors.c.status != "inactive", held | (table.c.due_at <= time))
+        .subquery()
+    )
+    free = (
+        select(table)
+        # Asked again of the row itself: it may have been claimed since the ranks were counted.
+        .where(table.c.due_at <= time, table.c.lease_until <= time)
+        .where(table.c.connector_id.in_(select(ranked.c.connector_id).where(ranked.c.rank <= per_organization)))
+        .order_by(table.c.due_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+
+    def work(connection: Connection) -> list[tuple[Health, Connector]]:
+        rows = [Health(*row) for row in connection.execute(free)]
+        ids = [row.connector_id for row in rows]
+        if not ids:
+            return []
+        mine = table.c.connector_id.in_(ids)
+        connection.execute(update(table).where(mine).values(lease_until=now(lease_s), fence=table.c.fence + 1))
+        found = {
+            row.id: Connector(*row) for row in connection.execute(select(connectors).where(connectors.c.id.in_(ids)))
+        }
+        return [
+            (replace(row, fence=row.fence + 1), found[row.connector_id]) for row in rows if row.connector_id in found
+        ]
+
+    return await database.write(work)
+
+
+async def put_back(database: Database, claimed: Health, due_at: str) -> None:
+    """Give a claim back without a finding."""
+    statement = (
+        update(connector_health)
+        .where(connector_health.c.connector_id == claimed.connector_id, connector_health.c.fence == claimed.fence)
+        .values(lease_until=FREE, due_at=due_at)
+    )
+    await database.write(lambda connection: connection.execute(statement))
+
+
+async def record(
+    write: Writer, tested: Connector, found: Found, step: Step, tell: Tell, *, fence: int | None = None
+) -> Event | None:
+    """Keep what was found, with the history and the alerts of a change, in one transaction.
+
+    The connector's own `status` and `last_…` follow, unless its config changed meanwhile; an
+    inactive one stays inactive. The change is answered, if there was one.
+
+    Args:
+        write: runs one transaction, with an audit row where somebody asked for this test.
+        fence: of the claim; where another one overtook it, nothing is kept.
+    """
+    table = connector_health
+    mine = table.c.connector_id == tested.id
+
+    def work(connection: Connection) -> Event | None:
+        row = connection.execute(select(table).where(mine).with_for_update()).first()
+        if row is None:
+            return None  # the connector was deleted
+        before = Health(*row)
+        if fence is not None and before.fence != fence:
+            return None
+        after = step(before)
+        same = (connectors.c.id == tested.id, connectors.c.version == tested.version)
+        outcome = {
+            "last_tested_at": now(),
+            "last_test_result": "success" if found.ok else "failed",
+            "last_error": found.message,
+        }
+        kept = connection.execute(update(connectors).where(*same).values(**outcome)).rowcount
+        if not kept:  # found of a config that is not in force any more: it says nothing of the present one
+            connection.execute(update(table).where(mine).values(lease_until=FREE, due_at=now()))
+            return None
+        status = "error" if after.state == "error" else "active"
+        connection.execute(update(connectors).where(*same, connectors.c.status != "inactive").values(status=status))
+        connection.execute(update(table).where(mine).values(**asdict(after)))
+        if after.state == before.state:
+            return None
+        event = Event(
+            new_id(), tested.organization_id, tested.id, after.changed_at, before.state, after.state, **asdict(found)
+        )
+        connection.execute(insert(health_events).values(**asdict(event)))
+        agents = connection.scalars(
+            select(connector_instances.c.agent_id)
+            .where(connector_instances.c.connector_id == tested.id)
+            .distinct()
+            .order_by(connector_instances.c.agent_id)
+            .limit(AGENTS)
+        ).all()
+        for alert in tell(tested, event, agents):
+            connection.execute(insert(alerts).values(**alert))
+        return event
+
+    return await write(work)
+
+
+async def of(database: Database, connector_id: str) -> tuple[Health, list[Event]]:
+    """A connector's row and its history, the newest change first. Raises NotFound."""
+    events = (
+        select(health_events)
+        .where(health_events.c.connector_id == connector_id)
+        .order_by(health_events.c.id.desc())
+        .limit(KEPT_EVENTS)
+    )
+
+    def work(connection: Connection) -> tuple[Health, list[Event]]:
+        row = connection.execute(
+            select(connector_health).where(connector_health.c.connector_id == connector_id)
+        ).first()
+        if row is None:
+            raise NotFound(NO_CONNECTOR)
+        return Health(*row), [Event(*event) for event in connection.execute(events)]
+
+    return await database.read(work)
+
+
+async def set_interval(log: AuditLog, connector_id: str, interval_s: int | None, entry: AuditEntry) -> None:
+    """Probe a connector at its own interval; None for the service's. The next probe is due now."""
+    statement = (
+        update(connector_health)
+        .where(connector_health.c.connector_id == connector_id)
+        .values(interval_s=interval_s, due_at=now())
+    )
+    await log.write(lambda connection: connection.execute(statement), entry)
+
+
+async def counts(database: Database) -> dict[str, int]:
+    """How many connectors are in each state."""
+    statement = select(connector_health.c.state, func.count()).group_by(connector_health.c.state)
+    rows = await database.read(lambda connection: connection.execute(statement).all())
+    return {str(state): int(count) for state, count in rows}
+
+
+async def expiring(database: Database, *, before: str, after: str) -> list[tuple[Connector, list[str]]]:
+    """Connectors whose secrets end before one time and after another, with the agents that have them."""
+    statement = (
+        select(connectors)
+        .where(connectors.c.secret_expires_at <= before, connectors.c.secret_expires_at > after)
+        .where(connectors.c.status != "inactive")
+        .limit(1000)
+    )
+
+    def work(connection: Connection) -> list[tuple[Connector, list[str]]]:
+        found = [Connector(*row) for row in connection.execute(statement)]
+        agents: dict[str, list[str]] = {one.id: [] for one in found}
+        having = select(connector_instances.c.connector_id, connector_instances.c.agent_id).distinct()
+        for connector_id, agent_id in connection.execute(
+            having.where(connector_instances.c.connector_id.in_(list(agents))).order_by(connector_instances.c.agent_id)
+        ):
+            agents[connector_id].append(agent_id)
+        return [(one, agents[one.id][:AGENTS]) for one in found]
+
+    return await database.read(work)
+
+
+async def forget(database: Database, *, before: str) -> None:
+    """Drop history and delivered alerts that are older."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(delete(health_events).where(health_events.c.at < before))
+        connection.execute(delete(alerts).where(alerts.c.done_at < before))
+
+    await database.write(work)
