@@ -14,7 +14,7 @@ from tests.providers.rest_kit import api
 from tests.upstreams.httpbin import Httpbin
 
 from studio.contract.config import join_secrets
-from studio.errors import AuthFailed, Forbidden, InvalidConfig, InvalidRequest
+from studio.errors import AuthFailed, Forbidden, InvalidConfig, InvalidRequest, ResultBlocked
 from studio.providers._http.client import Request
 from studio.providers.rest.config import RestConfig
 from studio.providers.rest.provider import Rest
@@ -158,9 +158,14 @@ async def test_a_secret_that_the_byte_cap_cuts_in_two_does_not_show_its_first_ha
                 assert "canary" not in (await rest.ask("GET /"))["data"]
 
 
-async def test_without_the_redactor_the_echo_would_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_redactor_the_echo_would_be_withheld_and_without_that_show_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("studio.providers._http.redact._forms", lambda secret: [])
     async with upstream(echo) as server, api(server.url, auth={"type": "bearer", "token": "tok3n-abc"}) as rest:
+        with pytest.raises(ResultBlocked):
+            await rest.ask("GET /")
+        monkeypatch.setattr("studio.contract.withheld.Watch.check", lambda *_: None)
         assert "tok3n-abc" in json.dumps(await rest.ask("GET /"))
 
 

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from studio.contract.config import ProviderConfig
 from studio.contract.operation import Batch
 from studio.contract.values import size_of
@@ -32,17 +34,27 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
     """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
 
     `truncated` is exact: it is set only when a row past the cap was really there.
+
+    Raises:
+        ResultBlocked: a row holds a secret of the config.
     """
     rows_left, bytes_left = config.max_rows, config.max_bytes
+    columns: list[Column] | None = None
     tell = told_of_rows.get()
     async with aclosing(batches) as source:
         async for batch in source:
             rows = batch.rows
             taken = min(len(rows), rows_left)
+            encoded = orjson.dumps(rows[:taken])
             # The rows' own bytes: without the brackets around the list and the commas between them.
-            size = size_of(rows[:taken]) - taken - 1 if taken else 0
+            size = len(encoded) - taken - 1 if taken else 0
             if size > bytes_left:
                 taken, size = _fitting(rows[:taken], bytes_left)
+                encoded = orjson.dumps(rows[:taken])
+            config.watch.check(encoded)
+            if batch.columns is not columns:
+                columns = batch.columns
+                config.watch.check_value(columns)
             bytes_left -= size
             rows_left -= taken
             if tell is not None:

@@ -14,12 +14,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from studio.contract.withheld import Watch
 from studio.errors import FieldError, InvalidConfig
 
 _REFERENCE = re.compile(r"(?:vault|env|file)://")
@@ -185,6 +186,11 @@ class ProviderConfig(BaseModel):
     def split(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What the caller set, as (non-secret tree, secrets by dotted path)."""
         return split_secrets(self.model_dump(by_alias=True, exclude_unset=True))
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Finds the secrets of this config in what an upstream answers."""
+        return Watch(self.split()[1])
 
     def value(self, name: str) -> Any:
         """The value of a field by the name that callers use."""

@@ -21,7 +21,7 @@ from studio.contract.config import ProviderConfig
 from studio.contract.network import Network
 from studio.contract.operation import Batch, Download, Operation, byte_forms_of, operations_of
 from studio.contract.values import canonical
-from studio.errors import Internal, OperationNotSupported, StudioError
+from studio.errors import Internal, OperationNotSupported, StudioError, UpstreamError
 from studio.models import Result
 
 ConfigT = TypeVar("ConfigT", bound=ProviderConfig)
@@ -168,7 +168,7 @@ class Provider(ABC, Generic[ConfigT]):
             raise
         except Exception as exc:
             raise self.error(exc) from exc
-        return answer if isinstance(answer, Result) else _as_result(answer)
+        return self._seen(answer)
 
     async def stream(self, operation: Operation, arguments: Mapping[str, Any]) -> AsyncGenerator[Batch, None]:
         """The batches of an operation that returns rows, uncapped. Raises only errors of ours."""
@@ -207,6 +207,7 @@ class Provider(ABC, Generic[ConfigT]):
                 raise
             except Exception as exc:
                 raise self.error(exc) from exc
+            self.config.watch.check_value(content.details)
             content.chunks = await stack.enter_async_context(aclosing(self._ours(content.chunks)))
             yield content
 
@@ -223,11 +224,13 @@ class Provider(ABC, Generic[ConfigT]):
             if isinstance(exc, StudioError):
                 raise
             raise self.error(exc) from exc
-        return answer if isinstance(answer, Result) else _as_result(answer)
+        return self._seen(answer)
 
     async def _ours(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        check = self.config.watch.over_chunks()
         try:
             async for chunk in chunks:
+                check(chunk)
                 yield chunk
         except StudioError:
             raise
@@ -243,7 +246,18 @@ class Provider(ABC, Generic[ConfigT]):
                 f"the driver of {self.kind} is not installed here; an operator installs it with "
                 f"pip install 'studio-connectors[{self.kind}]'"
             )
-        return self.translate(exc) or Internal(f"{self.kind}: unexpected {type(exc).__name__}")
+        found = self.translate(exc)
+        if found is None:
+            return Internal(f"{self.kind}: unexpected {type(exc).__name__}")
+        if self.config.watch.finds(str(found).encode("utf-8", "replace")):
+            return UpstreamError("the upstream's message holds a secret of this connector itself, so it is withheld")
+        return found
+
+    def _seen(self, answer: Any) -> Result:
+        """What an operation returned, as a result that may be shown. Raises ResultBlocked."""
+        result = answer if isinstance(answer, Result) else _as_result(answer)
+        self.config.watch.check_value(result.columns, result.rows, result.data, result.next_cursor)
+        return result
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
         result, rows, documents, size = Result(), [], False, 0

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.contract import Probe, Provider
-from studio.errors import StudioError, Timeout
+from studio.errors import ResultBlocked, StudioError, Timeout
 
 GENERAL_FIXES = {
     "resolve": "check the spelling of the host name, and that this machine's DNS knows it",
@@ -40,6 +40,7 @@ async def test(opener: Opener, *, timeout_s: float, quick: bool) -> tuple[dict[s
             fixes.update(provider.fixes)
             try:
                 await (_answers(provider, probe) if quick else provider.probe(probe))
+                _look(provider, probe)
             except Exception as exc:
                 raise provider.error(exc) from exc
     except TimeoutError:
@@ -64,6 +65,15 @@ async def _answers(provider: Provider[Any], probe: Probe) -> None:
         await provider.ping()
     except Exception:
         await provider.probe(probe)
+        raise
+
+
+def _look(provider: Provider[Any], probe: Probe) -> None:
+    """An upstream's words may hold the secret that it was given. Raises ResultBlocked, and drops them."""
+    try:
+        provider.config.watch.check_value([asdict(stage) for stage in probe.stages], probe.privileges)
+    except ResultBlocked:
+        probe.stages, probe.privileges = [], None
         raise
 
 
