@@ -31,6 +31,7 @@ class Sink:
         refused = kind in {"s3", "minio", "sqs"}  # whose clients would try anything else again
         self._kind, self._http, self._reply = kind, http or answer(b"{}", 403 if refused else 200), reply
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,6 +39,7 @@ class Sink:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         task.add_done_callback(self._tasks.discard)
         try:
             if self._kind == "mysql":
@@ -52,6 +54,7 @@ class Sink:
         except OSError:
             pass
         finally:
+            self._writers.discard(writer)
             writer.close()
 
     def _say(self, data: bytes) -> bytes:
@@ -73,8 +76,8 @@ class Sink:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        for writer in self._writers:
+            writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 

@@ -127,7 +127,10 @@ def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
 def _log(level: str) -> None:
     import logging
 
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Ours alone may say more: at DEBUG, drivers write whole requests with the credentials in them.
+    chosen = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(chosen, logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("studio").setLevel(chosen)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces each of its own plugins
 
 

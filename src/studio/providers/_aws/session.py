@@ -7,6 +7,7 @@ has none of these to ask: a connector without keys is anonymous. Imported on fir
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +27,11 @@ from botocore.tokens import TokenProviderChain  # type: ignore[import-untyped]
 from studio.providers._aws.role import RoleKeys
 
 USER_AGENT = "studio-connectors"
+
+
+for _talker in ("botocore", "aiobotocore"):
+    # At DEBUG they write whole requests, session tokens included, into whatever log the process keeps.
+    logging.getLogger(_talker).setLevel(logging.INFO)
 
 
 class CleanSession(AioSession):  # type: ignore[misc]
