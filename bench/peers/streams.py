@@ -54,6 +54,8 @@ def run(upstream: Events, ours: Studio, toolbox: Toolbox, rounds: int) -> list[S
         COPY: lambda: _copied(upstream),
     }
     found: dict[str, list[_Taken]] = {name: [] for name in everyone}
+    for each in everyone.values():  # libraries are imported and pools opened by then
+        each()
     for number in range(rounds):
         for name in random.sample(list(everyone), len(everyone)):
             print(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -29,8 +28,6 @@ class Settings(BaseSettings):
     """The service's settings. Lists are comma separated. Nothing has to be set."""
 
     model_config = SettingsConfigDict(env_prefix="STUDIO_", hide_input_in_errors=True, extra="ignore")
-
-    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
 
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".studio", description="Store, key file and SQLite files."
@@ -165,14 +162,6 @@ class Settings(BaseSettings):
         if value is not None and not _SCOPE.fullmatch(value):
             raise ValueError("must be printable ASCII without spaces, quotes and backslashes")
         return value
-
-    def model_post_init(self, _context: object) -> None:
-        """Take the variables that `env://` references may name; the program may drop them after its start."""
-        self._variables = {name: os.environ[name] for name in self.reference_env if name in os.environ}
-
-    def variable(self, name: str) -> str | None:
-        """The value that a variable of `reference_env` had when the settings were read."""
-        return self._variables.get(name)
 
     @property
     def files_root(self) -> Path:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from studio.api import problems, transfer
+from studio.api import problems, streams, transfer
 from studio.api.auth import Door
 from studio.api.problems import Refused
 from studio.api.schemas import PROBLEMS, RESULT, inline
@@ -29,18 +28,16 @@ from studio.api.wire import (
     send_answer,
     until_client_goes,
 )
-from studio.contract.caps import Capped
 from studio.models import Result
 from studio.services.connector_service import ConnectorService
 from studio.services.execution import Planned
 from studio.services.inputs import NewQuery
+from studio.services.streams import Form
 
-NDJSON = "application/x-ndjson"
 _PATH = re.compile(
     r"/api/v1/(?:connectors/(?P<connector_id>[^/]+)|agents/(?P<agent_id>[^/]+)/connectors/(?P<alias>[^/]+))"
     r"/(?:query|operations/(?P<operation>[^/]+))"
 )
-_END = "$result"
 _FAREWELL_S = 1.0
 """Time past the deadline in which the last line of a stream may still reach its reader, seconds."""
 
@@ -77,8 +74,8 @@ class Execute:
             body = json_object(await self._door.body(receive, headers) or b"{}")
             planned = await self._plan(caller, parts.groupdict(), body)
             async with until_client_goes(receive):
-                if NDJSON in headers.get(b"accept", b"").decode("latin-1"):
-                    await self._stream(caller, planned, send)
+                if (form := streams.asked(headers.get(b"accept", b"").decode("latin-1"))) is not None:
+                    await self._stream(caller, planned, form, send)
                 else:
                     await send_answer(
                         send, 200, {"content-type": "application/json"}, encode(await caller.run(planned))
@@ -90,12 +87,12 @@ class Execute:
         except Exception as exc:
             await send_answer(send, *problems.problem(problems.as_studio(exc)))
 
-    async def _stream(self, caller: ConnectorService, planned: Planned, send: Send) -> None:
+    async def _stream(self, caller: ConnectorService, planned: Planned, form: Form, send: Send) -> None:
         """Stream the rows. A client that stops reading keeps its session no longer than one that reads."""
         limit = min(planned.target.timeout_s, self._max_timeout_s) + _FAREWELL_S
         try:
             async with asyncio.timeout(limit):
-                await _stream(caller.stream(planned), send)
+                await streams.send_stream(caller.stream(planned), form, send)
         except TimeoutError as exc:
             raise ClientGone from exc
 
@@ -114,53 +111,13 @@ def encode(result: Result) -> bytes:
     return orjson.dumps(result.to_dict())
 
 
-async def _stream(parts: AsyncGenerator[Capped, None], send: Send) -> None:
-    """Rows as NDJSON, one object a line, then one line under `$result` that says how it ended.
-
-    A stream without that line was cut. An error before the first row is an ordinary problem
-    document; after it, it stands in the last line.
-    """
-    count, truncated, began = 0, False, False
-    try:
-        async with aclosing(parts):
-            async for part in parts:
-                if not began:
-                    began = True
-                    await send(_start(NDJSON))
-                count, truncated = count + len(part.rows), part.truncated
-                await send(_chunk(_lines(part), more=True))
-        end: dict[str, Any] = {"success": True, "row_count": count, "truncated": truncated}
-    except Exception as exc:
-        if not began:
-            raise
-        end = {"success": False, "row_count": count, **orjson.loads(problems.problem(problems.as_studio(exc))[2])}
-    if not began:
-        await send(_start(NDJSON))
-    await send(_chunk(orjson.dumps({_END: end}) + b"\n", more=False))
-
-
-def _lines(part: Capped) -> bytes:
-    rows = part.rows
-    if not part.documents:
-        names = [column["name"] for column in part.columns]
-        rows = [dict(zip(names, row, strict=True)) for row in rows]
-    return b"\n".join([*map(orjson.dumps, rows), b""])
-
-
-def _start(media_type: str) -> dict[str, Any]:
-    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", media_type.encode())]}
-
-
-def _chunk(body: bytes, *, more: bool) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": body, "more_body": more}
-
-
 def openapi_paths() -> dict[str, Any]:
     """The hot routes' part of the OpenAPI document."""
     answers = {
         "200": {
-            "description": "The result; with Accept: application/x-ndjson its rows as a stream",
-            "content": {"application/json": {"schema": RESULT}, NDJSON: {"schema": {"type": "string"}}},
+            "description": "The result; under another media type its rows as a stream. With Accept: "
+            "application/json; stream=true the document itself is streamed, its data before what the end knows",
+            "content": {"application/json": {"schema": RESULT}, **streams.openapi_content()},
         },
         **PROBLEMS,
     }

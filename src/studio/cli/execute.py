@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from studio.cli import text
 from studio.cli.common import target
 from studio.cli.given import json_object, pairs, read_text
 from studio.cli.where import with_service
+from studio.errors import BadRequest, OperationNotSupported
 
 if TYPE_CHECKING:
     from studio.cli.where import Service
@@ -20,7 +22,14 @@ _format = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True,
     help="json is the whole result, table and csv are its data.",
 )  # fmt: skip
+_query_format = click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv", "ndjson", "arrow"]), default="table",
+    show_default=True, help="json is the whole result; csv, ndjson and arrow write rows as they come.",
+)  # fmt: skip
 _json = click.option("--json", "form", flag_value="json", help="The same as --format json.")
+_TRUNCATED = "truncated: more rows were there, past max_rows or max_bytes; narrow the query or raise the cap"
+_LAST_WORDS = b'# {"success":'
+"""What the last line of a CSV stream begins with where it is no row."""
 
 
 @click.command(short_help="Run a statement on a connector or an agent's alias.")
@@ -28,7 +37,7 @@ _json = click.option("--json", "form", flag_value="json", help="The same as --fo
 @click.argument("statement")
 @click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="One parameter; JSON where it parses.")
 @_agent
-@_format
+@_query_format
 @_json
 @with_service()
 async def query(
@@ -39,10 +48,13 @@ async def query(
     \b
     studio query "Main" "SELECT * FROM users WHERE id = :id" --param id=1
     studio query main_db "SELECT 1" --agent agent-123 --format csv
+    studio query main_db "SELECT * FROM events" --agent agent-123 --format arrow > events.arrows
     """
     text_of_it, given = read_text(statement, "STATEMENT"), pairs(params, "--param")
     found = await target(service, alias_or_id, agent)
-    _print(await service.execute_query(query=text_of_it, params=given or None, **found), form)
+    if form in {"ndjson", "arrow"} or (form == "csv" and not sys.stdout.isatty()):
+        return await _stream(service, form, query=text_of_it, params=given or None, **found)
+    return _print(await service.execute_query(query=text_of_it, params=given or None, **found), form)
 
 
 @click.command("run", short_help="Run one operation of a connector.")
@@ -69,6 +81,36 @@ async def run_operation(
     _print(await service.execute(operation, everything, **found), form)
 
 
+async def _stream(service: Service, form: str, **call: Any) -> None:
+    """Rows to stdout as they come. What returns no rows (it was not run yet) is printed whole, as CSV."""
+    from contextlib import aclosing
+
+    if form == "arrow" and sys.stdout.isatty():
+        raise BadRequest("--format arrow: is no text; send it into a file or another program")
+    out, held = sys.stdout.buffer, b""
+    try:
+        async with aclosing(service.stream_query(form=form, **call)) as chunks:
+            async for chunk in chunks:
+                held += chunk
+                # The last line of CSV may be its last words, which are for people.
+                at = held.rfind(b"\n", 0, -1) + 1 if form == "csv" else len(held)
+                out.write(held[:at])
+                held = held[at:]
+    except OperationNotSupported:
+        if form != "csv" or held:
+            raise
+        return _print(await service.execute_query(**call), form)
+    except BaseException:
+        out.flush()
+        raise
+    truncated = held.startswith(_LAST_WORDS)
+    out.write(b"" if truncated else held)
+    out.flush()
+    if truncated:
+        text.note(_TRUNCATED)
+    return None
+
+
 def _print(result: Mapping[str, Any], form: str) -> None:
     if form == "json":
         return text.print_json(result)
@@ -82,7 +124,7 @@ def _print(result: Mapping[str, Any], form: str) -> None:
     if form == "table":
         text.note(f"{_counted(result['row_count'])}, {result['execution_time_ms']:.1f} ms")
     if result["truncated"]:
-        text.note("truncated: more rows were there, past max_rows or max_bytes; narrow the query or raise the cap")
+        text.note(_TRUNCATED)
     return None
 
 

@@ -9,10 +9,12 @@ one calling convention and count for nothing, as for every principal that belong
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from studio import errors
+from studio.client.streams import accept_of, streamed
 from studio.client.transport import Transport
 
 Record = dict[str, Any]
@@ -133,6 +135,24 @@ class RemoteService(Transport):
         """See `ConnectorService.execute_query`."""
         body = {"query": query, "params": dict(params) if params is not None else None}
         return await self._record("POST", *_target(connector_id, agent_id, alias), "query", body=body)
+
+    async def stream_query(
+        self,
+        connector_id: str | None = None,
+        query: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        form: str = "ndjson",
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """See `ConnectorService.stream_query`. The form's last words are among the bytes."""
+        body = {"query": query, "params": dict(params) if params is not None else None}
+        path = (*_target(connector_id, agent_id, alias), "query")
+        async with aclosing(streamed(self._chunks(*path, body=body, accept=accept_of(form)), form)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def execute(
         self,

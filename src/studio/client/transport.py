@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -64,6 +64,29 @@ class Transport:
         except aiohttp.ClientError as exc:
             raise self._unreachable(exc) from exc
         return _read(response.status, response.headers, content)
+
+    async def _chunks(self, *path: str, body: Mapping[str, Any], accept: str) -> AsyncGenerator[bytes, None]:
+        """The bytes of an answer as they come; the server waits while nobody takes them.
+
+        Raises:
+            Unreachable: the answer broke off.
+        """
+        url = URL(self._base + API + "".join(map(_segment, path)), encoded=True)
+        try:
+            async with self._opened().request(
+                "POST", url, data=_encode(body), headers={"accept": accept}, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    _read(response.status, response.headers, await response.read())
+                    raise _stranger(response.status)
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except TimeoutError as exc:
+            raise self._late(exc) from exc
+        except aiohttp.ClientPayloadError as exc:
+            raise errors.Unreachable("the answer broke off before its end") from exc
+        except aiohttp.ClientError as exc:
+            raise self._unreachable(exc) from exc
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

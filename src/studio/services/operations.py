@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from studio.services.core import Core
 from studio.services.execution import Planned, Target
 from studio.services.inputs import agent_id_of
 from studio.services.saved import BY_ARGUMENTS
+from studio.services.streams import encoded, form_of
 from studio.store.saved import Saved as SavedRows
 
 
@@ -41,6 +42,31 @@ class Operations(Bound):
         """
         target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
         return (await self.run(self.plan_query(target, query, params))).to_dict()
+
+    async def stream_query(
+        self,
+        connector_id: str | None = None,
+        query: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        form: str = "ndjson",
+        agent_id: str | None = None,
+        alias: str | None = None,
+        organization_id: str | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """As `execute_query`, the rows as bytes in constant memory: ndjson, json, csv or arrow.
+
+        The source waits while nobody takes the next bytes. A failure is raised, after the first bytes too.
+
+        Raises:
+            OperationNotSupported: the statement returns no rows here; nothing was run.
+        """
+        writer = form_of(form)
+        target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
+        parts = self.stream(execution.plan_query(self._principal, target, query, params))
+        async with aclosing(encoded(parts, writer)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def execute(
         self,

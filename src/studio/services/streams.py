@@ -1,0 +1,185 @@
+"""Rows as a stream of bytes, in constant memory: NDJSON, one JSON document, CSV and Arrow.
+
+Each form says in its own way how the stream ended, which nobody knows before the last row:
+
+* **NDJSON**: one object a row, then one line `{"$result": {…}}`.
+* **JSON**: the shape of an ordinary result with `data` in front and what the end knows behind it.
+* **CSV**: a head line and rows. Rows past a cap are told by one last line `# {…}`; a failure by such a
+  line and a connection that is cut.
+* **Arrow** (IPC stream): typed record batches, then an empty one whose custom metadata holds the end
+  under `studio.result`; after a failure the connection is cut as well.
+
+A failure before the first row is an ordinary error.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+import orjson
+
+from studio.contract.caps import Capped
+from studio.errors import InvalidRequest, OperationNotSupported
+from studio.models import Column
+
+Rows = Sequence[Any]
+End = Mapping[str, Any]
+_END = "$result"
+_PLAIN = {str, int, float, type(None)}
+"""What csv writes as JSON would, null as nothing."""
+
+
+class Form(ABC):
+    """One way to write rows. An object of it writes one stream."""
+
+    name: ClassVar[str]
+    media_type: ClassVar[str]
+    cut_on_failure: ClassVar[bool] = False
+    """Whether readers of this form may overlook its last words, so that a failure must cut the connection."""
+    columnar: ClassVar[bool] = False
+    """Whether it needs columns, which documents have none of."""
+
+    def head(self, columns: list[Column]) -> bytes:
+        """What stands before the first row."""
+        return b""
+
+    @abstractmethod
+    def rows(self, columns: list[Column], rows: Rows) -> bytes:
+        """Some rows: tuples in the order of the columns, or documents where there are no columns."""
+
+    @abstractmethod
+    def end(self, end: End) -> bytes:
+        """The last words: `success`, `row_count`, `truncated`, or the problem document of a failure."""
+
+
+class Ndjson(Form):
+    """One object a line."""
+
+    name = "ndjson"
+    media_type = "application/x-ndjson"
+
+    def rows(self, columns: list[Column], rows: Rows) -> bytes:
+        """See `Form`."""
+        dumps, line = orjson.dumps, orjson.OPT_APPEND_NEWLINE
+        return b"".join([dumps(row, option=line) for row in _objects(columns, rows)])
+
+    def end(self, end: End) -> bytes:
+        """See `Form`."""
+        return orjson.dumps({_END: end}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class Json(Form):
+    """One document in the shape of a result."""
+
+    name = "json"
+    media_type = "application/json"
+    _begun = False
+
+    def head(self, columns: list[Column]) -> bytes:
+        """See `Form`."""
+        return b'{"columns":' + orjson.dumps(columns) + b',"data":['
+
+    def rows(self, columns: list[Column], rows: Rows) -> bytes:
+        """See `Form`."""
+        if not rows:
+            return b""
+        content = orjson.dumps(_objects(columns, rows))[1:-1]
+        if self._begun:
+            return b"," + content
+        self._begun = True
+        return content
+
+    def end(self, end: End) -> bytes:
+        """See `Form`."""
+        return b"]," + orjson.dumps(end)[1:]
+
+
+class Csv(Form):
+    """RFC 4180 but for the line ends. Null is empty, what is nested is JSON."""
+
+    name = "csv"
+    media_type = "text/csv; charset=utf-8"
+    cut_on_failure = True
+    columnar = True
+
+    def head(self, columns: list[Column]) -> bytes:
+        """See `Form`."""
+        return _lines([[column["name"] for column in columns]])
+
+    def rows(self, columns: list[Column], rows: Rows) -> bytes:
+        """See `Form`."""
+        changed = {at: list(map(_cell, column)) for at, column in enumerate(zip(*rows, strict=True)) if _odd(column)}
+        if changed:
+            whole = [changed.get(at, column) for at, column in enumerate(zip(*rows, strict=True))]
+            return _lines(zip(*whole, strict=True))
+        return _lines(rows)
+
+    def end(self, end: End) -> bytes:
+        """See `Form`."""
+        return b"# " + orjson.dumps(end) + b"\n" if end.get("truncated") or not end["success"] else b""
+
+
+def _objects(columns: list[Column], rows: Rows) -> list[Any]:
+    names = [column["name"] for column in columns]
+    return [dict(zip(names, row, strict=True)) if isinstance(row, tuple) else row for row in rows]
+
+
+def _odd(column: Sequence[Any]) -> bool:
+    return not set(map(type, column)) <= _PLAIN
+
+
+def _cell(value: Any) -> Any:
+    return value if type(value) in _PLAIN else orjson.dumps(value).decode()
+
+
+def _lines(rows: Any) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def form_of(name: str) -> Form:
+    """A new stream of the form of that name.
+
+    Raises:
+        InvalidRequest: there is no such form.
+        OperationNotSupported: its library is not installed.
+    """
+    if name == "arrow":
+        from studio.services.arrow import Arrow
+
+        return Arrow()
+    for each in (Ndjson, Json, Csv):
+        if each.name == name:
+            return each()
+    raise InvalidRequest.at("form", "must be ndjson, json, csv or arrow")
+
+
+def _head(form: Form, part: Capped) -> bytes:
+    if part.documents and form.columnar:
+        raise OperationNotSupported("documents have no columns: ask for ndjson or json")
+    return form.head(part.columns)
+
+
+async def encoded(parts: AsyncGenerator[Capped, None], form: Form) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream; nothing before its first part is there. Errors of the source are raised with
+    `row_count`, the rows that went before, as an attribute."""
+    count, truncated, began = 0, False, False
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                content = b"" if began else _head(form, part)
+                began, truncated, count = True, part.truncated, count + len(part.rows)
+                if content := content + form.rows(part.columns, part.rows):
+                    yield content
+    except Exception as exc:
+        exc.row_count = count  # type: ignore[attr-defined]
+        raise
+    content = b"" if began else form.head([])
+    if content := content + form.end({"success": True, "row_count": count, "truncated": truncated}):
+        yield content
