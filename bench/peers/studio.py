@@ -12,6 +12,8 @@ from bench.peers.contenders import SQL, Contender, Request, Work, call_tool
 from bench.peers.upstream import Events
 
 POOL = 16
+RATES = {"STUDIO_RATE_LIMIT_PER_S": "1000000", "STUDIO_ORGANIZATION_RATE_LIMIT_PER_S": "1000000"}
+"""The rates are counted all the same; one agent asks for as much here as a thousand do elsewhere."""
 EVERYTHING = {"max_rows": 2_000_000, "max_bytes": 1 << 30, "timeout_s": 60.0, "pool_size": POOL}
 
 
@@ -25,7 +27,7 @@ class Studio(Contender):
         self.admin = ""
 
     def environment(self) -> dict[str, str]:
-        found = {"STUDIO_DATA_DIR": str(self.dir), "STUDIO_MAX_SESSIONS": "2000"}
+        found = {"STUDIO_DATA_DIR": str(self.dir), "STUDIO_MAX_SESSIONS": "2000", **RATES}
         if self._store is not None:
             found["STUDIO_DATABASE_URL"] = self._store
         return found
