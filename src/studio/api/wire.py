@@ -22,6 +22,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[eE]\+?\d{3}|\d{300}")
 """What may turn into unsafe text or into an endless number; nothing else needs the walk."""
 _MAX_INTEGER = 2**63
+WATCH_AFTER_S = 0.01
 DEEPEST = 64
 """Levels of nesting that a body may have; a deeper one could exhaust the stack of whoever walks it."""
 _TOO_DEEP = f"is nested deeper than {DEEPEST} levels"
@@ -165,18 +166,27 @@ async def send_answer(send: Send, status: int, headers: Mapping[str, str], body:
 
 
 class until_client_goes:  # noqa: N801 - reads as a phrase
-    """Cancels the body of the `async with` when the client closes its connection."""
+    """Cancels the body of the `async with` when the client closes its connection.
+
+    The watch begins `WATCH_AFTER_S` late: most work is done by then, and a task costs more than a timer.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
         self._watch = asyncio.create_task(self._wait())
 
     async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        self._watch.cancel()
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._gone and kind is asyncio.CancelledError:
             assert self._task is not None
             self._task.uncancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -146,6 +147,9 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    # The loop would note each asynchronous generator, to close at its end those that are left; ten a request. Those
+    # of a request are closed where they are used, and the service, which relies on it, is open by now.
+    sys.set_asyncgen_hooks(firstiter=None)
     with _signals_stop(server):
         ready()
         watching = asyncio.create_task(application.service.watch(), name="studio-watch")

@@ -126,7 +126,7 @@ class Operation:
     effect: Effect | EffectOf
     idempotent: bool
 
-    @property
+    @cached_property
     def rows(self) -> bool:
         """Whether it answers rows (and so can be streamed)."""
         return inspect.isasyncgenfunction(self.method)

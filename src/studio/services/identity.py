@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from studio.errors import InvalidRequest, Unauthenticated
@@ -17,7 +16,7 @@ from studio.store.audit import AuditLog
 from studio.store.keys import Keys
 
 logger = logging.getLogger(__name__)
-_TOUCH_EVERY = timedelta(minutes=1)
+_TOUCH_EVERY_S = 60
 UNKNOWN = "the API key is missing, unknown, expired or revoked; send it as Authorization: Bearer <key>"
 
 
@@ -98,7 +97,7 @@ async def _key_holder(
 
 def _note_use(log: AuditLog, key: ApiKey, background: set[asyncio.Task[Any]]) -> None:
     """`last_used_at` is exact to a minute; writing it does not hold the call up."""
-    before = (datetime.now(UTC) - _TOUCH_EVERY).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    before = now(-_TOUCH_EVERY_S)
     if key.last_used_at is None or key.last_used_at < before:
         task = asyncio.create_task(_touch(log, key.id, before))
         background.add(task)
