@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import bench.audit  # noqa: F401 - registers its case
-from bench import governed, throughput
+from bench import governed, scale, startup, throughput
 from bench.page import Measured, page
 from bench.peers import scenarios
 from bench.peers.scenarios import wanted
@@ -19,7 +19,8 @@ from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-NAMES = sorted({*governed.CASES, *throughput.CASES, *scenarios.NAMES})
+TABLES = {"startup": startup.run, "scale": scale.run}
+NAMES = sorted({*TABLES, *governed.CASES, *throughput.CASES, *scenarios.NAMES})
 
 
 async def run(only: list[str], rounds: int, seconds: float) -> list[Outcome]:
@@ -65,6 +66,9 @@ def main() -> None:
     found = Measured()
     if any(wanted(name, given.only) for name in scenarios.NAMES):
         found.rows, found.streams = scenarios.run(given.only, given.rounds, given.seconds)
+    for name, table in TABLES.items():
+        if wanted(name, given.only):
+            found.tables += table()
     found.small = asyncio.run(run(given.only, given.rounds, given.seconds / 2))
     found.whole = asyncio.run(run_whole(given.only, max(1, given.rounds // 3)))
     text = page(found, given.rounds, given.seconds, time.monotonic() - start)

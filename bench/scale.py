@@ -1,0 +1,197 @@
+"""The metadata store with a thousand and with a million connectors: what a call costs must not grow with them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Table
+from tests.servers import Postgres, free_port
+
+from bench.peers.contenders import rss_mib
+from studio.models import Connector, ConnectorInstance, new_id, now
+from studio.providers import load
+from studio.services.connector_service import ConnectorService
+from studio.settings import Settings
+from studio.store.tables import connector_counts, connector_instances, connectors
+
+SMALL, LARGE = 1_000, 1_000_000
+ORGANIZATION = "acme"
+REAL = 1_000
+"""Rows in the middle with configs that open; the others carry a copy, since sealing each takes minutes."""
+EACH = 10
+"""Attachments of one agent."""
+CALLS = 200
+CHUNK = 20_000
+Call = Callable[[], Awaitable[object]]
+
+
+def run(large: int = LARGE) -> list[tuple[str, str, list[list[str]]]]:
+    """A table for both stores, and one for the start with that many."""
+    lines = [["store", "call", "at 1,000, ms", f"at {large:,}, ms", "ratio", "goal"]]
+    starts = [["store", "connectors", "first answer, s", "memory of the server, MiB"]]
+    with ExitStack() as stack:
+        server = Postgres()
+        stack.callback(server.close)
+        server.start()
+        for name in ("SQLite", "PostgreSQL"):
+            times: dict[int, dict[str, float]] = {}
+            for count in (SMALL, large):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                url = None if name == "SQLite" else asyncio.run(_database(server, f"scale{count}"))
+                print(f"store: {name} with {count:,} connectors …", file=sys.stderr, flush=True)
+                settings = Settings(data_dir=folder, database_url=url)  # type: ignore[arg-type]
+                if settings.database_url:
+                    upgrade = [str(Path(sys.executable).with_name("studio")), "db", "upgrade"]
+                    environment = _environment(folder) | {"STUDIO_DATABASE_URL": str(url)}
+                    subprocess.run(upgrade, check=True, capture_output=True, env=environment)
+                times[count] = asyncio.run(_measured(settings, count))
+                seconds, memory = first_answer(folder, url)
+                starts.append([name, f"{count:,}", f"{seconds:.2f}", f"{memory:.0f}"])
+            for call, small in times[SMALL].items():
+                ratio = times[large][call] / small
+                met = "≤ 1.5x: " + ("reached" if ratio <= 1.5 else "**missed**")
+                lines.append([name, call, f"{small:.3f}", f"{times[large][call]:.3f}", f"{ratio:.2f}", met])
+    return [
+        ("The store with a million connectors", f"In process, median of {CALLS} calls, shuffled.", lines),
+        ("The start with a million connectors", "`studio serve`, until `/healthz` answers.", starts),
+    ]
+
+
+async def _database(server: Postgres, name: str) -> str:
+    admin = await server.admin()
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+    finally:
+        await admin.close()
+    return f"postgresql+asyncpg://{server.user}:{server.password}@{server.host}:{server.port}/{name}"
+
+
+async def _measured(settings: Settings, count: int) -> dict[str, float]:
+    async with ConnectorService(settings) as service:
+        await _seed(service, count)
+        first = (count - min(REAL, count)) // 2
+        calls = _calls(service, first, min(REAL, count))
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(CALLS):
+            for name in random.sample(list(calls), len(calls)):
+                start = time.perf_counter()
+                await calls[name]()
+                found[name].append((time.perf_counter() - start) * 1000)
+    return {name: statistics.median(times[CALLS // 10 :]) for name, times in found.items()}
+
+
+def _calls(service: ConnectorService, first: int, count: int) -> dict[str, Call]:
+    def number() -> int:
+        return first + random.randrange(count // 2)
+
+    def agent() -> str:
+        return f"agent-{number() // EACH}"
+
+    async def resolve() -> object:
+        chosen = number()
+        return await service.target(
+            agent_id=f"agent-{chosen // EACH}", alias=f"a{chosen}", organization_id=ORGANIZATION
+        )
+
+    def page(**filters: Any) -> Call:
+        return lambda: service.list(organization_id=ORGANIZATION, limit=50, cursor=_id(number()), **filters)
+
+    return {
+        "resolve an alias": resolve,
+        "a page of the list": page(),
+        "a page, one provider": page(provider="postgresql"),
+        "a page, one status": page(status="inactive"),
+        "an agent's connectors": lambda: service.list_agent_connectors(agent(), organization_id=ORGANIZATION),
+        "types": service.types,
+    }
+
+
+def _id(number: int) -> str:
+    """Ids in the order of creation, in the form of UUIDv7."""
+    return f"01900000-0000-7000-8000-{number:012x}"
+
+
+async def _seed(service: ConnectorService, count: int) -> None:
+    core = await service._home.core()
+    first, real = (count - min(REAL, count)) // 2, min(REAL, count)
+    raw = {"host": "db.example.com", "database": "app", "username": "app", "password": "secret-of-the-benchmark"}
+    config = load("postgresql").Config.parse(raw)
+    copy = core.configs.seal(ORGANIZATION, _id(first), 1, config)
+    at = now()
+
+    def connector(number: int) -> dict[str, Any]:
+        inside = first <= number < first + real
+        sealed = core.configs.seal(ORGANIZATION, _id(number), 1, config) if inside else copy
+        row = Connector(
+            id=_id(number), organization_id=ORGANIZATION, name=f"connector {number}", connector_type="database",
+            provider="postgresql" if number % 2 else "mysql", config_encrypted=sealed.token,
+            status="inactive" if number % 4 == 0 else "active", last_tested_at=None, last_test_result=None,
+            last_error=None, created_by="bench", created_at=at, updated_at=at, version=1, key_id=sealed.key_id,
+        )  # fmt: skip
+        return {column.name: getattr(row, column.name, None) for column in connectors.c}
+
+    def instance(number: int) -> dict[str, Any]:
+        row = ConnectorInstance(
+            id=_id(number), connector_id=_id(number), agent_id=f"agent-{number // EACH}", alias=f"a{number}",
+            config_override=None, created_at=at, organization_id=ORGANIZATION, key_id=None,
+        )  # fmt: skip
+        return {column.name: getattr(row, column.name, None) for column in connector_instances.c}
+
+    for table, make in ((connectors, connector), (connector_instances, instance)):
+        await _fill(core.database, table, (make(number) for number in range(count)))
+    await _fill(core.database, connector_counts, iter([{"organization_id": ORGANIZATION, "connectors": count}]))
+    await core.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
+    assert new_id() > _id(0)
+
+
+async def _fill(database: Any, table: Table, rows: Iterator[dict[str, Any]]) -> None:
+    names = [column.name for column in table.c]
+    while chunk := [tuple(row[name] for name in names) for _, row in zip(range(CHUNK), rows, strict=False)]:
+        if database.embedded:
+            marks = ", ".join("?" * len(names))
+            text = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
+            await database.write(lambda connection, chunk=chunk, text=text: connection.exec_driver_sql(text, chunk))
+            continue
+        async with database._engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            await driver.copy_records_to_table(table.name, records=chunk, columns=names)
+
+
+def first_answer(folder: Path, url: str | None) -> tuple[float, float]:
+    """Seconds from the start of `studio serve` to its first answer, and its memory then, MiB."""
+    import urllib.request
+
+    port = free_port()
+    environment = _environment(folder) | ({"STUDIO_DATABASE_URL": url} if url else {})
+    command = [str(Path(sys.executable).with_name("studio")), "serve", "--port", str(port), "--log-level", "warning"]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).read()
+                return time.perf_counter() - start, rss_mib(process.pid)
+            except OSError:
+                if process.poll() is not None:
+                    assert process.stderr is not None
+                    raise RuntimeError(process.stderr.read().decode()[-2000:]) from None
+                time.sleep(0.005)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    import os
+
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder)}
