@@ -1,4 +1,4 @@
-"""`python -m bench.profile`: one request of a row and of a hundred, frame by frame, into bench/PROFILE.md.
+"""`python -m bench.frames`: one request of a row and of a hundred, frame by frame, into bench/PROFILE.md.
 
 The application runs in this process and is called as an ASGI server calls it, one request after the
 other; cProfile adds to every Python call, so shares count, and the total is measured without it.
@@ -43,7 +43,7 @@ def main() -> None:
         upstream.close()
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     RESULT.write_text(
-        f"# Profile of one request\n\nWritten by `python -m bench.profile` on {when}; {os.cpu_count()} cores, Python "
+        f"# Profile of one request\n\nWritten by `python -m bench.frames` on {when}; {os.cpu_count()} cores, Python "
         f"{platform.python_version()}.\n{(__doc__ or '').split(chr(10), 2)[2]}\n" + "\n".join(parts)
     )
 
@@ -115,14 +115,14 @@ def _page(rows: int, wall: float, cpu: float, stats: Any) -> str:
     total = sum(entry[2] for entry in stats.stats.values())
     lines = [
         f"\n## {rows} row{'s' if rows > 1 else ''}\n",
-        f"{wall / CALLS * 1e6:.0f} µs, of them {cpu / CALLS * 1e6:.0f} µs of this process's processor time; the rest is "
-        f"the database's. Under the profiler {total / CALLS * 1e6:.0f} µs, which the columns below are parts of.\n",
+        f"{wall / CALLS * 1e6:.0f} µs, of them {cpu / CALLS * 1e6:.0f} µs of this process's processor time; the rest "
+        f"is the database's. Under the profiler {total / CALLS * 1e6:.0f} µs, which the columns below are parts of.\n",
         "| own µs | with callees µs | calls | frame |",
         "| --- | --- | --- | --- |",
     ]
     order = sorted(stats.stats.items(), key=lambda item: -item[1][2])
     for (file, line, name), (_, calls, own, with_callees, _) in order[:SHOWN]:
-        place = file.split("site-packages/")[-1].split("src/")[-1].split("python3.11/")[-1]
+        place = file.split("site-packages/")[-1].split("src/")[-1].split("python3.11/")[-1].split("/bench/")[-1]
         where = name if file == "~" else f"{place}:{line} {name}"
         lines.append(
             f"| {own / CALLS * 1e6:.1f} | {with_callees / CALLS * 1e6:.1f} | {calls / CALLS:.1f} | `{where}` |"
