@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
-from tests.store.conftest import KEY
+from tests.store.conftest import KEY, Home
 
 from studio.errors import Conflict, EncryptionError, NotFound, StudioError
 from studio.models import ApiKey, Connector, ConnectorInstance, new_id, now
@@ -415,3 +415,21 @@ async def test_no_error_of_the_store_repeats_what_was_stored(acme: Scope) -> Non
         with pytest.raises(StudioError) as caught:
             await call
         assert "c4n4ry" not in f"{caught.value} {caught.value.fields}"
+
+
+async def test_a_lookup_survives_the_loss_of_its_connections(home: Home) -> None:
+    """A server database that was restarted, or cut idle connections, is asked on new ones."""
+    database = home.open()
+    try:
+        await database.ping()
+        await asyncio.gather(*(database.ping() for _ in range(30)))  # more at once than connections
+        if home.kind == "postgresql":
+            others = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await database.read(lambda connection: connection.exec_driver_sql(others).all())
+        await database.ping()
+        await asyncio.gather(*(database.ping() for _ in range(30)))
+    finally:
+        await database.close()
