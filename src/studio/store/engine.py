@@ -17,11 +17,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -43,15 +42,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.pool import NullPool
 
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+from studio.store.lookups import LOOKUPS, Lookups
 
 T = TypeVar("T")
 _ONE: Select[Any] = select(literal_column("1"))
 Work = Callable[[Connection], T]
 BUSY_TIMEOUT_MS = 10_000
-LOOKUPS = 10
-"""Connections of a server database that only look up, at most."""
 _NO_URL = "STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://"
 
 
@@ -198,36 +194,12 @@ class PostgresqlDatabase(Database):
 
         self._engine = create_async_engine(url, pool_size=10, max_overflow=10 + LOOKUPS, pool_pre_ping=False)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._looking = asyncio.Semaphore(LOOKUPS)
-        self._idle: list[tuple[AsyncConnection, Any]] = []
+        self._lookups = Lookups(self._autocommit)
 
     async def lookup(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """See `Database.lookup`: on a connection that stays checked out, since a pool's turn costs four times a read.
-
-        Nothing begins on it and nothing is set, so there is nothing to reset; one that failed is not used again.
-        """
+        """See `Database.lookup`."""
         text, names = _compiled(statement, self._engine.dialect)
-        arguments = [values[name] for name in names]
-        async with self._looking:
-            if self._idle:
-                with suppress(Exception):  # it may be lost by now; a read can be repeated on a new one
-                    return await self._fetched(*self._idle.pop(), text, arguments)
-            connection = await self._autocommit.connect()
-            driver = (await connection.get_raw_connection()).driver_connection
-            return await self._fetched(connection, driver, text, arguments)
-
-    async def _fetched(
-        self, connection: AsyncConnection, driver: Any, text: str, arguments: list[Any]
-    ) -> Sequence[Sequence[Any]]:
-        try:
-            rows: list[Sequence[Any]] = await driver.fetch(text, *arguments)
-        except BaseException:
-            driver.terminate()
-            await asyncio.shield(connection.invalidate())
-            await asyncio.shield(connection.close())
-            raise
-        self._idle.append((connection, driver))
-        return rows
+        return await self._lookups.fetch(text, [values[name] for name in names])
 
     async def read(self, work: Work[T]) -> T:
         """See `Database.read`."""
@@ -241,8 +213,7 @@ class PostgresqlDatabase(Database):
 
     async def close(self) -> None:
         """See `Database.close`."""
-        while self._idle:
-            await self._idle.pop()[0].close()
+        await self._lookups.close()
         await self._engine.dispose()
 
 
