@@ -9,6 +9,7 @@ import pytest
 from tests import toy
 
 from studio.errors import Conflict, SecretsRequired
+from studio.services import impact
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
@@ -47,6 +48,29 @@ async def test_a_preview_names_agents_aliases_saved_and_running_operations(
     toys.gate.set()
     await running
     assert (await service.preview_delete(connector_id))["running_operations"] == 0
+
+
+async def test_a_preview_tells_the_use_of_the_last_seven_days(
+    service: ConnectorService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector_id = await used(service)
+    for _ in range(3):
+        await service.execute_query(query="rows 1", agent_id="agent-1", alias="a")
+    await service.execute_query(query="rows 1", agent_id="agent-2", alias="b")
+    await service.execute_query(connector_id, "rows 1")
+    for preview in (
+        await service.preview_delete(connector_id),
+        await service.preview_update(connector_id, {"name": "other"}),
+        await service.preview_rotate(connector_id, {"generate": True}),
+    ):
+        found = preview["last_7_days"]
+        assert found["operations"] == 5
+        assert [(one["agent_id"], one["alias"], one["operations"]) for one in found["agents"]] == [
+            ("agent-1", "a", 3),
+            ("agent-2", "b", 1),
+        ]
+    monkeypatch.setattr(impact, "USED_WITHIN_S", -1.0)
+    assert (await service.preview_delete(connector_id))["last_7_days"] == {"operations": 0, "agents": []}
 
 
 async def test_a_preview_of_an_update_names_what_changes_and_which_attachment_would_stop(

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.errors import Conflict
-from studio.models import Connector, ConnectorInstance, Role, SavedOperation
+from studio.models import Connector, ConnectorInstance, Role, SavedOperation, now
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
 from studio.services.inputs import ConnectorChange
 from studio.services.rotating import NewSecrets
+from studio.store import audit_uses
 from studio.store.saved import Saved
 from studio.store.store import Scope
+
+USED_WITHIN_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class Impact(Bound):
     @refusals("connector.delete")
     async def preview_delete(self, connector_id: str) -> Record:
         """What deleting would break; `confirm` is the token that `delete` may ask for. Raises NotFound."""
-        _, use = await self._use(connector_id)
-        return {**use.shown(), "confirm": use.token}
+        core, use = await self._use(connector_id)
+        return {**use.shown(), "last_7_days": await _used(core, use.connector), "confirm": use.token}
 
     @refusals("connector.update")
     async def preview_update(self, connector_id: str, body: Mapping[str, Any]) -> Record:
@@ -101,6 +104,7 @@ class Impact(Bound):
         unfit = {one.id: core.configs.effective(candidate, one).unfit for one in use.instances}
         return {
             **use.shown(),
+            "last_7_days": await _used(core, use.connector),
             "changes": fields,
             "unfit": [
                 {"id": one.id, "agent_id": one.agent_id, "alias": one.alias, "fields": list(unfit[one.id])}
@@ -118,6 +122,7 @@ class Impact(Bound):
         effective = core.configs.effective(use.connector)
         return {
             **use.shown(),
+            "last_7_days": await _used(core, use.connector),
             "secrets_set": list(effective.secrets_set),
             "can_generate": effective.kind.rotates in effective.secrets_set,
             "secret_set_at": use.connector.secret_set_at,
@@ -127,3 +132,17 @@ class Impact(Bound):
     async def _use(self, connector_id: str) -> tuple[Core, Use]:
         core, scope, connector = await self._find(connector_id, Role.ADMIN)
         return core, await use_of(core, scope, connector)
+
+
+async def _used(core: Core, connector: Connector) -> Record:
+    """Operations of the last seven days as the audit log has them: how many, and of which agents."""
+    await core.recorder.flush()
+    rows = await audit_uses.of(core.database, connector.organization_id, connector.id, since=now(-USED_WITHIN_S))
+    return {
+        "operations": sum(row.operations for row in rows),
+        "agents": [
+            {"agent_id": row.agent_id, "alias": row.alias, "operations": row.operations, "last_at": row.last_at}
+            for row in rows
+            if row.agent_id is not None
+        ],
+    }
