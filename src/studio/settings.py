@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
     health_concurrency: int = Field(16, ge=1, le=1000, description="Probes of this process at one time.")
     health_per_organization: int = Field(4, ge=1, le=1000, description="Probes of one organization at one time.")
+    secret_max_age_days: int = Field(
+        0, ge=0, le=3650, description="Remind of secrets that are older and have no end of their own. 0: never."
+    )
     alert_webhook_url: SecretStr | None = Field(None, description="Where alerts are posted to.")
     alert_webhook_secret: SecretStr | None = Field(
         None, description="Signs them as Standard Webhooks does: whsec_ and base64, or any text."

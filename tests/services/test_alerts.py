@@ -258,6 +258,23 @@ async def test_secrets_that_end_are_told_of_once_before_and_once_after(
     assert "rotate" in receiver.told[0]["fix"]
 
 
+async def test_secrets_that_grow_old_are_told_of_once_where_an_operator_wants_that(
+    settings: Settings, toys: type[toy.Toy], receiver: Receiver
+) -> None:
+    async with told_to(settings, alert_webhook_url=receiver.url, secret_max_age_days=90) as service:
+        connector_id, _ = await made(service), await made(service, "young")
+        core = await core_of(service)
+        old = update(connectors).where(connectors.c.id == connector_id).values(secret_set_at=now(-91 * 86_400))
+        await core.database.write(lambda c: c.execute(old))
+        for _ in range(2):
+            await Watch(core).keep_up()
+        await service.rotate(connector_id, {"config": {"password": "n3w"}})
+        await Watch(core).keep_up()
+        await delivered(service)
+    [told] = receiver.told
+    assert (told["alert"], told["connector"]["id"]) == ("secret_old", connector_id)
+
+
 async def test_metrics_tell_the_same(settings: Settings, toys: type[toy.Toy], receiver: Receiver) -> None:
     async with told_to(settings, alert_webhook_url=receiver.url) as service:
         await made(service, open_error="ours")

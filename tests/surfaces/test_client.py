@@ -138,6 +138,19 @@ async def test_a_connector_lives_and_ends_through_the_client(remote: RemoteServi
     assert (await remote.list())["records"] == []
 
 
+async def test_rotation_health_and_previews_go_through_the_client(remote: RemoteService, server: Server) -> None:
+    created = await remote.create(toy.body())
+    change = {"config": {"password": "n3w-c4n4ry"}}
+    assert (await remote.preview_update(created["id"], change))["changes"] == ["config.password"]
+    assert (await remote.preview_rotate(created["id"], change))["secrets_set"] == ["login.token", "password"]
+    assert (await remote.rotate(created["id"], change))["version"] == 2
+    assert (await remote.health(created["id"]))["health"] == "healthy"
+    assert (await remote.set_health(created["id"], {"interval_s": 30}))["interval_s"] == 30
+    assert await remote.test_alerts() == {"success": False, "channels": []}
+    token = (await remote.preview_delete(created["id"]))["confirm"]
+    assert (await remote.delete(created["id"], confirm=token))["message"] == "Connector deleted"
+
+
 async def test_a_key_made_through_the_client_works_until_it_is_revoked(remote: RemoteService, server: Server) -> None:
     made = await remote.create_key({"role": "member", "name": "reader"})
     async with RemoteService(server.url, made["key"]) as reader:

@@ -88,6 +88,20 @@ async def remind(core: Core) -> None:
             "fix": "rotate them: studio connectors rotate",
         }
         await outbox.add(core.database, _rows(core, connector, f"{what} {connector.id} {ends}", body))
+    if core.settings.secret_max_age_days:
+        await _remind_of_age(core, core.settings.secret_max_age_days)
+
+
+async def _remind_of_age(core: Core, days: int) -> None:
+    for connector, agents in await rows.aged(core.database, before=now(-86_400.0 * days)):
+        body = {
+            **_about("secret_old", connector, agents),
+            "at": now(),
+            "message": f"the secrets of this connector are older than {days} days; given at {connector.secret_set_at}",
+            "fix": "rotate them: studio connectors rotate",
+        }
+        about = f"secret_old {connector.id} {connector.secret_set_at}"
+        await outbox.add(core.database, _rows(core, connector, about, body))
 
 
 def _about(what: str, connector: Connector, agents: Sequence[str]) -> dict[str, Any]:

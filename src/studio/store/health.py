@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, select, update
 
 from studio.errors import NotFound
 from studio.models import AuditEntry, Connector, new_id, now
@@ -236,12 +236,17 @@ async def counts(database: Database) -> dict[str, int]:
 
 async def expiring(database: Database, *, before: str, after: str) -> list[tuple[Connector, list[str]]]:
     """Connectors whose secrets end before one time and after another, with the agents that have them."""
-    statement = (
-        select(connectors)
-        .where(connectors.c.secret_expires_at <= before, connectors.c.secret_expires_at > after)
-        .where(connectors.c.status != "inactive")
-        .limit(1000)
-    )
+    ends = connectors.c.secret_expires_at
+    return await _with_agents(database, ends <= before, ends > after)
+
+
+async def aged(database: Database, *, before: str) -> list[tuple[Connector, list[str]]]:
+    """Connectors whose secrets were given before a time and have no end, with the agents that have them."""
+    return await _with_agents(database, connectors.c.secret_set_at <= before, connectors.c.secret_expires_at.is_(None))
+
+
+async def _with_agents(database: Database, *where: ColumnElement[bool]) -> list[tuple[Connector, list[str]]]:
+    statement = select(connectors).where(*where, connectors.c.status != "inactive").limit(1000)
 
     def work(connection: Connection) -> list[tuple[Connector, list[str]]]:
         found = [Connector(*row) for row in connection.execute(statement)]
