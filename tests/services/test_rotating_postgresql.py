@@ -199,9 +199,9 @@ async def test_without_the_staged_set_a_kill_would_lose_the_connector(
     """The negative control: it is the row written beforehand that saves it."""
     from studio.store import rotations
 
-    async def nothing(*_: Any) -> None: ...
+    async def nothing(*_: Any, **__: Any) -> None: ...
 
-    async def killed(*_: Any) -> None:
+    async def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rotations, "stage", nothing)
