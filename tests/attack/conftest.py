@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,12 @@ class Target:
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Opens a service with settings of its own on an empty store."""
+    """Opens a service with settings of its own, each on an empty store."""
+    numbers = count()
     async with AsyncExitStack() as stack:
 
         async def opened(**settings: Any) -> Target:
-            chosen = Settings(data_dir=tmp_path / "studio", port=0, **settings)
+            chosen = Settings(data_dir=tmp_path / f"studio-{next(numbers)}", port=0, **settings)
             return Target(await stack.enter_async_context(ConnectorService(chosen)))
 
         yield opened
