@@ -16,6 +16,7 @@ from studio.api.execute import Execute
 from studio.api.gate import Gate
 from studio.api.hosts import Hosts
 from studio.api.protected_resource import Challenge
+from studio.api.repeats import Repeats
 from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
 from studio.mcp import endpoint
@@ -36,6 +37,7 @@ class Application:
         self.gate = Gate(self._traced, Hosts.of(self.settings))
         self._execute = Execute(door, self.settings.max_timeout_s)
         self._mcp = endpoint.Mcp(door)
+        self._repeats = Repeats(self.management, door)
         self._challenge = Challenge(self.settings) if self.settings.oidc_issuer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +65,7 @@ class Application:
         elif scope["type"] == "http":
             # Answered and logged by then: raised further, its text would stand in the server's log.
             with suppress(Exception):
-                await self.management(scope, receive, send)
+                await self._repeats(scope, receive, send)
         else:
             await self.management(scope, receive, send)
 

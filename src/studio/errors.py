@@ -102,6 +102,12 @@ class Conflict(StudioError):
     code = "conflict"
 
 
+class InFlight(Conflict):
+    """The same request is being carried out already."""
+
+    retryable = True
+
+
 class SecretsRequired(StudioError):
     """The destination changed, so the secrets that were sealed to the old one must be given again."""
 

@@ -22,6 +22,7 @@ from studio.services.connector_service import ConnectorService
 ADMIN = Principal(organization_id="default", subject="test", role=Role.ADMIN)
 SQLITE = {"name": "Main", "connector_type": "database", "provider": "sqlite", "config": {"path": "app.db"}}
 NOT_REMOTE = {
+    "repeatable": "that is the Idempotency-Key which every change of the client bears",
     "upload": "raw bytes: curl and any HTTP client do it, see docs/providers/s3.md",
     "download": "raw bytes: curl and any HTTP client do it, see docs/providers/s3.md",
     "acting_as": "a server decides who somebody is",

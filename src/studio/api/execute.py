@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 
-from studio.api import problems, streams, transfer
+from studio.api import problems, repeats, streams, transfer
 from studio.api.auth import Door
 from studio.api.problems import Refused
 from studio.api.schemas import PROBLEMS, RESULT, inline
@@ -28,7 +29,7 @@ from studio.api.wire import (
     send_answer,
     until_client_goes,
 )
-from studio.models import Result
+from studio.models import Effect, Result
 from studio.services.connector_service import ConnectorService
 from studio.services.execution import Planned
 from studio.services.inputs import NewQuery
@@ -71,8 +72,13 @@ class Execute:
             if transfer.asked(scope, headers):
                 await transfer.answer(caller, parts.groupdict(), scope, receive, send, self._door)
                 return
-            body = json_object(await self._door.body(receive, headers) or b"{}")
-            planned = await self._plan(caller, parts.groupdict(), body)
+            raw = await self._door.body(receive, headers)
+            planned = await self._plan(caller, parts.groupdict(), json_object(raw or b"{}"))
+            if repeats.asked(scope, headers) and planned.effect is not Effect.READ:
+                repeats.require_json(headers)
+                request = await repeats.request_of(caller, scope, headers, raw)
+                await repeats.once(request, partial(_encoded, caller, planned), send)
+                return
             async with until_client_goes(receive):
                 if (form := streams.asked(headers.get(b"accept", b"").decode("latin-1"))) is not None:
                     await self._stream(caller, planned, form, send)
@@ -104,6 +110,10 @@ class Execute:
             return caller.plan(target, operation, body)
         given = NewQuery.parse(body)
         return caller.plan_query(target, given.query, given.params)
+
+
+async def _encoded(caller: ConnectorService, planned: Planned) -> bytes:
+    return encode(await caller.run(planned))
 
 
 def encode(result: Result) -> bytes:

@@ -28,6 +28,7 @@ STATUS: dict[type[StudioError], int] = {
     errors.TooSlow: 408,
     errors.InvalidConfig: 422,
     errors.Conflict: 409,
+    errors.InFlight: 409,
     errors.SecretsRequired: 409,
     errors.OverrideNotAllowed: 422,
     errors.Inactive: 409,

@@ -20,7 +20,7 @@ import orjson
 from studio.api.auth import Door
 from studio.api.wire import ClientGone, Receive, Scope, Send, json_object, send_answer, until_client_goes
 from studio.contract.operation import Download
-from studio.errors import BadRequest
+from studio.errors import BadRequest, InvalidRequest
 from studio.services.connector_service import ConnectorService
 
 BYTES = "application/octet-stream"
@@ -62,6 +62,10 @@ async def answer(
         raise BadRequest("a query moves no raw bytes: ask for an operation, such as operations/get")
     target = await caller.target(**names)
     if _given(scope, dict(scope["headers"])):
+        if b"idempotency-key" in dict(scope["headers"]):
+            raise InvalidRequest.at(
+                "Idempotency-Key", "is not taken with raw bytes: putting the same object again is safe"
+            )
         arguments = _arguments(scope.get("query_string", b""))
         planned = caller.plan(target, operation, arguments, raw=True)
         result = await caller.upload(planned, _received(receive))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -16,6 +18,9 @@ from studio.errors import FieldError, StudioError
 
 API = "/api/v1"
 CONNECT_TIMEOUT_S = 5.0
+_TRIES = 3
+"""For a connection that broke before its answer, or an answer that is still being made."""
+_PAUSE_S = 0.5
 TIMEOUT_S = 330.0
 """Above the server's own default ceiling (300 s), so that its answer comes before ours."""
 
@@ -54,15 +59,25 @@ class Transport:
         # `encoded`: the segments are quoted already, and must not be read as `..` on the way.
         url = URL(self._base + API + "".join(map(_segment, path)) + _query(query or {}), encoded=True)
         data = None if body is None else _encode(body)
-        try:
-            async with self._opened().request(
-                method, url, data=data, headers=headers, allow_redirects=False
-            ) as response:
-                content = await response.read()
-        except TimeoutError as exc:
-            raise self._late(exc) from exc
-        except aiohttp.ClientError as exc:
-            raise self._unreachable(exc) from exc
+        sent = dict(headers or {})
+        if method != "GET":
+            sent["idempotency-key"] = str(uuid4())  # so that a retry after a lost answer does nothing twice
+        for left in reversed(range(_TRIES)):
+            try:
+                return await self._once(method, url, data, sent)
+            except (aiohttp.ServerDisconnectedError, ConnectionResetError, errors.InFlight) as exc:
+                if not left:
+                    raise exc if isinstance(exc, errors.InFlight) else self._unreachable(exc) from exc
+                await asyncio.sleep(_PAUSE_S)
+            except TimeoutError as exc:
+                raise self._late(exc) from exc
+            except aiohttp.ClientError as exc:
+                raise self._unreachable(exc) from exc
+        raise AssertionError("the last try returns or raises")
+
+    async def _once(self, method: str, url: URL, data: bytes | None, headers: Mapping[str, str]) -> Any:
+        async with self._opened().request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+            content = await response.read()
         return _read(response.status, response.headers, content)
 
     async def _chunks(self, *path: str, body: Mapping[str, Any], accept: str) -> AsyncGenerator[bytes, None]:
@@ -167,13 +182,17 @@ def error_of(status: int, problem: Mapping[str, Any], retry_after: str | None = 
     fields = [FieldError(str(one.get("field")), str(one.get("message"))) for one in problem.get("errors") or ()]
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
     message = str(problem.get("detail") or problem.get("title") or "no detail was given")
-    error = _class_of(status, str(problem["code"]))(message, fields=fields, retry_after_s=seconds)
+    error = _class_of(status, str(problem["code"]), retryable=problem.get("retryable") is True)(
+        message, fields=fields, retry_after_s=seconds
+    )
     if request_id := problem.get("request_id"):
         error.add_note(f"request id {request_id}")
     return error
 
 
-def _class_of(status: int, code: str) -> type[StudioError]:
+def _class_of(status: int, code: str, *, retryable: bool) -> type[StudioError]:
+    if code == errors.Conflict.code and retryable:
+        return errors.InFlight
     if code == errors.InvalidRequest.code:  # four classes share it, and HTTP tells them apart
         return {400: errors.BadRequest, 408: errors.TooSlow, 413: errors.TooLarge}.get(status, errors.InvalidRequest)
     return errors.codes().get(code, errors.Internal)

@@ -11,6 +11,7 @@ from studio.services import identity, metrics
 from studio.services.core import Core
 from studio.services.home import Home
 from studio.services.inputs import is_id, named
+from studio.services.repeats import Repeatable
 from studio.settings import Settings
 from studio.store.store import NO_CONNECTOR, Scope
 
@@ -44,6 +45,10 @@ class Bound:
         """The process's counters in Prometheus' text format. They name nothing of anybody's, so a member sees them."""
         policy.require_role(self._principal, Role.MEMBER)
         return metrics.render()
+
+    async def repeatable(self, key: str, request: bytes) -> Repeatable:
+        """A request of this caller under an Idempotency-Key. Raises InvalidRequest."""
+        return Repeatable(await self._home.core(), self._principal, key, request)
 
     async def ready(self) -> None:
         """Raises where the store cannot answer."""

@@ -98,6 +98,14 @@ class Configs:
         sealed = self.seal(connector.organization_id, connector.id, connector.version, config)
         return replace(connector, config_encrypted=sealed.token, key_id=sealed.key_id)
 
+    def seal_repeat(self, organization_id: str, row_id: str, key: str, value: Mapping[str, Any]) -> Sealed:
+        """Seal what was answered to a request; it opens with that request's own Idempotency-Key only."""
+        return self._vault.seal(Place(organization_id, row_id, f"repeat {key}", 1), value, {}, "")
+
+    def open_repeat(self, organization_id: str, row_id: str, key: str, sealed: Sealed) -> dict[str, Any]:
+        """Open it again. Raises EncryptionError."""
+        return self._vault.open(Place(organization_id, row_id, f"repeat {key}", 1), sealed)[0]
+
     def effective(self, connector: Connector, instance: ConnectorInstance | None = None) -> Effective:
         """What is in force for a connector, or for one attachment of it. Raises EncryptionError."""
         override = None

@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -47,6 +48,8 @@ from studio.store.lookups import LOOKUPS, Lookups
 T = TypeVar("T")
 _ONE: Select[Any] = select(literal_column("1"))
 Work = Callable[[Connection], T]
+along: ContextVar[Work[None] | None] = ContextVar("along", default=None)
+"""A step that every transaction of this context takes along: stored with the change, or not at all."""
 BUSY_TIMEOUT_MS = 10_000
 _NO_URL = "STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://"
 
@@ -69,9 +72,21 @@ class Database(ABC):
     async def read(self, work: Work[T]) -> T:
         """Run a read of any size."""
 
-    @abstractmethod
     async def write(self, work: Work[T]) -> T:
         """Run one transaction: committed and durable on return, rolled back on an exception."""
+        step = along.get()
+        if step is None:
+            return await self._write(work)
+
+        def both(connection: Connection) -> T:
+            step(connection)
+            return work(connection)
+
+        return await self._write(both)
+
+    @abstractmethod
+    async def _write(self, work: Work[T]) -> T:
+        """Run the transaction."""
 
     def files(self) -> list[Path]:
         """The files that hold the metadata, none for a server."""
@@ -130,7 +145,7 @@ class SqliteDatabase(Database):
         """See `Database.read`."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: work(self._reader()))
 
-    async def write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T]) -> T:
         """See `Database.write`. A cancelled caller does not stop a transaction that has begun."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
 
@@ -206,7 +221,7 @@ class PostgresqlDatabase(Database):
         async with self._autocommit.connect() as connection:
             return await connection.run_sync(work)
 
-    async def write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T]) -> T:
         """See `Database.write`."""
         async with self._engine.begin() as connection:
             return await connection.run_sync(work)

@@ -205,6 +205,21 @@ api_keys = Table(
     Index(None, "organization_id", "id"),
 )
 
+repeats = Table(
+    "repeats",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(128), nullable=False),
+    Column("owner", String(36), nullable=False),
+    Column("done", Boolean, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),
+    Column("created_at", String(27), nullable=False),
+    Column("expires_at", String(27), nullable=False),
+    Index("ix_repeats_organization_id_created_at", "organization_id", "created_at"),
+    Index(None, "expires_at"),
+)
+
 key_canaries = Table(
     "key_canaries",
     metadata,
