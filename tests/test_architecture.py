@@ -194,6 +194,7 @@ INSIDE = {
     "principal": "a property, not a use case",
     "close": "the lifetime",
     "target": "a step of `execute`, for surfaces that encode results themselves",
+    "repeatable": "the Idempotency-Key of HTTP, which the client sends by itself",
     "plan": "a step of `execute`",
     "plan_query": "a step of `execute_query`",
     "run": "a step of `execute`",
