@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from studio.api.schemas import PROBLEMS
 from studio.api.wire import Scope, Send, answer
 from studio.errors import NotFound
 from studio.models import Effect
@@ -22,7 +23,7 @@ from studio.settings import Settings
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 MCP = "/mcp"
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], responses=PROBLEMS)
 
 
 @router.get(WELL_KNOWN, summary="Where this service's tokens come from")

@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from studio.api.auth import Caller
 from studio.api.pages import page
+from studio.api.schemas import PROBLEMS
 from studio.api.wire import answer
 from studio.services import metrics
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], responses=PROBLEMS)
 
 
 @router.get("/healthz", summary="The process lives")
