@@ -77,7 +77,7 @@ RUNS = {"execute", "execute_query", "run", "stream", "upload", "download"}
 ASKS = {
     "types", "describe_type", "get", "list", "preview_delete", "preview_update", "preview_rotate", "list_instances", "list_agent_connectors", "operations",
     "list_saved_operations", "list_keys", "health", "test_alerts", "watch", "list_audit", "verify_audit", "ready", "target", "plan", "plan_query",
-    "acting_as", "authenticate", "principal", "close", "metrics", "create_first_key",
+    "acting_as", "authenticate", "principal", "close", "metrics", "create_first_key", "repeatable",
 }  # fmt: skip
 """Those that change nothing. `create_first_key` has a test of its own."""
 
