@@ -73,7 +73,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "set_health": (lambda s, ids: s.set_health(ids["connector"], {"interval_s": 30}), "connector.health.set"),
 }
 """Every use case that changes something, and the event that stands for it."""
-RUNS = {"execute", "execute_query", "run", "stream", "upload", "download"}
+RUNS = {"execute", "execute_query", "run", "stream", "stream_query", "upload", "download"}
 ASKS = {
     "types", "describe_type", "get", "list", "preview_delete", "preview_update", "preview_rotate", "list_instances", "list_agent_connectors", "operations",
     "list_saved_operations", "list_keys", "health", "test_alerts", "watch", "list_audit", "verify_audit", "ready", "target", "plan", "plan_query",
@@ -132,6 +132,8 @@ def test_every_method_of_the_store_that_writes_takes_an_entry() -> None:
         "store/rotations.py": 1,  # sets whose grace is over
         "store/health.py": 3,  # who probes what, and old history; what a probe found is nobody's doing
         "store/alerts.py": 3,  # the outbox
+        "store/repeats.py": 2,  # answers that are kept to be given again
+        "services/repeats.py": 1,
         "store/migrations/__init__.py": 1,
     }
     import ast

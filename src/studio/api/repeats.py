@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from studio.api import streams
 from studio.api.auth import CALLER, Door
 from studio.api.problems import Refused, problem, refusal
 from studio.api.wire import ClientGone, Receive, Scope, Send, send_answer
@@ -36,7 +37,7 @@ async def request_of(caller: ConnectorService, scope: Scope, headers: Mapping[by
 
 def require_json(headers: Mapping[bytes, bytes]) -> None:
     """Raises InvalidRequest for a mutation whose answer is a stream: it could not be given again."""
-    if b"x-ndjson" in headers.get(b"accept", b""):
+    if streams.asked(headers.get(b"accept", b"").decode("latin-1")) is not None:
         raise InvalidRequest.at(HEADER, "is taken where the answer is JSON; leave out Accept, or the key")
 
 
