@@ -15,7 +15,6 @@ import click
 # reader's eye would obey. JSON escapes the first group itself.
 _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNBOUNDED = 100_000
 
 
 def plain(text: str) -> str:
@@ -42,21 +41,51 @@ def print_json(value: Any) -> None:
 
 def print_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """A table on stdout: as wide as the terminal, or as its content where nobody looks."""
+    rows = [[cell(record.get(name)) for name in columns] for record in records]
+    names = [plain(name) for name in columns]
+    click.echo("\n".join(_fitted(rows, names) if sys.stdout.isatty() else _laid_out(rows, names)))
+
+
+def _fitted(rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Lines that fit the terminal: what is too wide is folded."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(Text(plain(name)), overflow="fold")
-    for record in records:
-        # `Text`, because a plain string would be read as markup.
-        table.add_row(*(Text(cell(record.get(name))) for name in columns))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # `Text`, because a plain string would be read as markup
+    console = Console(highlight=False)
     with console.capture() as drawn:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    return [line.rstrip() for line in drawn.get().splitlines()]
+
+
+def _laid_out(rows: Sequence[Sequence[str]], names: Sequence[str]) -> Iterator[str]:
+    """The same lines without folding. Rich takes minutes and gigabytes for a million of them."""
+    widths = [max(map(_width, (name, *(row[at] for row in rows)))) for at, name in enumerate(names)]
+    if not widths:
+        return
+    yield _line(names, widths)
+    yield "─" * (sum(widths) + 3 * (len(widths) - 1))
+    for row in rows:
+        yield _line(row, widths)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "   ".join(value + " " * (width - _width(value)) for value, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _width(value: str) -> int:
+    """Columns of a terminal that a text takes: none, one or two a character."""
+    if value.isascii():
+        return len(value)
+    from rich.cells import cell_len
+
+    return cell_len(value)
 
 
 def print_record(record: Mapping[str, Any]) -> None:
