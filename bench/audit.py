@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.governed import Pair, case, governed
-from studio.services import execution, metrics
+from studio.services import execution, metrics, planning
 from studio.services.audited import Call
 from studio.services.connector_service import ConnectorService
 
@@ -18,7 +18,7 @@ from studio.services.connector_service import ConnectorService
 class Unaudited:
     """`Call` as it would be without the log: it times and counts."""
 
-    def __init__(self, _core: object, planned: execution.Planned, _until: float) -> None:
+    def __init__(self, _core: object, planned: planning.Planned, _until: float) -> None:
         self._kind, self._start = planned.target.effective.kind.kind, time.perf_counter()
 
     async def __aenter__(self) -> Self:

@@ -17,7 +17,8 @@ import orjson
 
 from studio.errors import InvalidRequest
 from studio.mcp.agent import Agent
-from studio.mcp.tools import Tools, tools_of
+from studio.mcp.tools import Tools
+from studio.mcp.toolsets import tools_of
 from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
 

@@ -15,7 +15,7 @@ from studio.client.bridge import Bridge
 from studio.mcp import progress
 from studio.mcp.agent import Agent
 from studio.mcp.stdio import answering
-from studio.mcp.tools import tools_of
+from studio.mcp.toolsets import tools_of
 
 SLOW = {"alias": "store", "query": "sleep 0.6"}
 

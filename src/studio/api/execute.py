@@ -31,9 +31,9 @@ from studio.api.wire import (
 )
 from studio.models import Effect, Result
 from studio.services.connector_service import ConnectorService
-from studio.services.execution import Planned
+from studio.services.forms import Form
 from studio.services.inputs import NewQuery
-from studio.services.streams import Form
+from studio.services.planning import Planned
 
 _PATH = re.compile(
     r"/api/v1/(?:connectors/(?P<connector_id>[^/]+)|agents/(?P<agent_id>[^/]+)/connectors/(?P<alias>[^/]+))"

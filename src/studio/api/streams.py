@@ -15,7 +15,8 @@ import orjson
 from studio.api import problems
 from studio.api.wire import Send
 from studio.contract.caps import Capped
-from studio.services.streams import Form, encoded, form_of
+from studio.services.forms import Form
+from studio.services.streams import encoded, form_of
 
 _ACCEPT = {
     "application/x-ndjson": "ndjson",

@@ -58,7 +58,7 @@ async def _serve(where: Where, agent_id: str | None, tools: str) -> None:
 async def _embedded(stack: AsyncExitStack, where: Where, key: str | None, agent_id: str | None, tools: str) -> Answer:
     from studio.mcp.agent import Agent
     from studio.mcp.stdio import answering
-    from studio.mcp.tools import tools_of
+    from studio.mcp.toolsets import tools_of
     from studio.models import Principal, Role
     from studio.services.connector_service import ConnectorService
 

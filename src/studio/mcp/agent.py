@@ -10,7 +10,7 @@ from studio.errors import InvalidRequest
 from studio.models import Effect
 from studio.services.bound import Record
 from studio.services.connector_service import ConnectorService
-from studio.services.execution import Planned
+from studio.services.planning import Planned
 
 NO_AGENT = "this key belongs to no agent: name one with ?agent=AGENT_ID in the URL, or use an agent's own key"
 

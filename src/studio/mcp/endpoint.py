@@ -31,7 +31,8 @@ from studio.mcp.agent import Agent
 from studio.mcp.headers import check_headers, check_media, single
 from studio.mcp.progress import Tell
 from studio.mcp.protocol import Message, RpcError
-from studio.mcp.tools import Tools, tools_of
+from studio.mcp.tools import Tools
+from studio.mcp.toolsets import tools_of
 from studio.services.connector_service import ConnectorService
 
 PATHS = frozenset({"/mcp", "/mcp/"})

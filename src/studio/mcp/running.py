@@ -9,7 +9,7 @@ from studio.errors import InvalidRequest
 from studio.mcp.agent import Agent
 from studio.mcp.results import Wanted, digest_of, read_cursor, tool_result
 from studio.models import Effect
-from studio.services.execution import Planned
+from studio.services.planning import Planned
 
 
 async def run(

@@ -59,11 +59,3 @@ def lean(schema: Any) -> Any:
         (only,) = (option for option in options if option != {"type": "null"})
         found = {**only, **found}
     return found
-
-
-def tools_of(agent: Agent, kind: str | None) -> Tools:
-    """The set that `?tools=` names; three tools by default."""
-    from studio.mcp.compact import CompactTools
-    from studio.mcp.single import OperationTools
-
-    return OperationTools(agent) if kind == OperationTools.kind else CompactTools(agent)

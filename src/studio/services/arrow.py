@@ -13,7 +13,7 @@ import orjson
 
 from studio.errors import OperationNotSupported, UpstreamError
 from studio.models import Column
-from studio.services.streams import End, Form, Rows
+from studio.services.forms import End, Form, Rows
 
 RESULT_KEY = "studio.result"
 _INTEGERS = {"int8", "bigint", "integer", "int", "mediumint", "smallint", "tinyint", "year", "oid"}

@@ -20,7 +20,7 @@ from studio.services.recorder import unrecorded
 if TYPE_CHECKING:
     from studio.services.bound import Bound
     from studio.services.core import Core
-    from studio.services.execution import Planned
+    from studio.services.planning import Planned
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from studio.contract import Provider
 from studio.errors import BadRequest, Conflict, InvalidRequest, NotFound, StudioError
 from studio.models import AuditEntry, Connector, Role, new_id, now
 from studio.security import policy
-from studio.services import execution, health, impact, probes
+from studio.services import execution, health, impact, planning, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.configs import Kind, parse_config
@@ -236,7 +236,7 @@ class Connectors(Bound):
         return owned, owned.organization_id, owned.created_by
 
     async def _probe(self, core: Core, connector: Connector) -> tuple[Record, StudioError | None]:
-        target = execution.Target(connector, None, core.configs.effective(connector))
+        target = planning.Target(connector, None, core.configs.effective(connector))
         timeout_s = min(target.timeout_s, core.settings.max_timeout_s)
         return await probes.test(
             lambda stack: execution.open_provider(core, target, stack), timeout_s=timeout_s, quick=False

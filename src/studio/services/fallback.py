@@ -19,7 +19,7 @@ from studio.contract.operation import Download
 from studio.errors import AuthFailed, EncryptionError, NotFound
 from studio.services import execution, metrics
 from studio.services.core import Core
-from studio.services.execution import Planned, Target
+from studio.services.planning import Planned, Target
 from studio.store import rotations
 from studio.store.rotations import PREVIOUS, STAGED
 

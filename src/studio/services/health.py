@@ -24,8 +24,8 @@ from studio.services import alerts, execution, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.execution import Target
 from studio.services.inputs import Body
+from studio.services.planning import Target
 from studio.services.sessions import SessionKey
 from studio.store import health as rows
 from studio.store.health import FREE, Event, Found, Health

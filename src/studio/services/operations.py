@@ -12,11 +12,11 @@ from studio.contract.operation import Download
 from studio.errors import AuthFailed, InvalidRequest, StudioError
 from studio.models import Effect, Result, ResultDict, Role
 from studio.security import policy
-from studio.services import execution, fallback, saved
+from studio.services import execution, fallback, planning, saved
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.execution import Planned, Target
 from studio.services.inputs import agent_id_of
+from studio.services.planning import Planned, Target
 from studio.services.saved import BY_ARGUMENTS
 from studio.services.streams import encoded, form_of
 from studio.store.saved import Saved as SavedRows
@@ -63,7 +63,7 @@ class Operations(Bound):
         """
         writer = form_of(form)
         target = await self.target(connector_id, agent_id=agent_id, alias=alias, organization_id=organization_id)
-        parts = self.stream(execution.plan_query(self._principal, target, query, params))
+        parts = self.stream(planning.plan_query(self._principal, target, query, params))
         async with aclosing(encoded(parts, writer)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -143,7 +143,7 @@ class Operations(Bound):
         policy.require_agent(self._principal, agent_id_of(agent_id), Role.DEVELOPER)
         core, scope = await self._scope(organization_id)
         return await self._with_saved(
-            core, await execution.by_alias(core, scope, self._principal, agent_id, alias), operation
+            core, await planning.by_alias(core, scope, self._principal, agent_id, alias), operation
         )
 
     async def _with_saved(self, core: Core, target: Target, operation: str | None) -> Target:
@@ -154,9 +154,9 @@ class Operations(Bound):
         return target if row is None else replace(target, saved=saved.of(row))
 
     def plan(self, target: Target, operation: str, arguments: Mapping[str, Any], *, raw: bool = False) -> Planned:
-        """Look an operation up and ask policy; see `execution.plan`."""
+        """Look an operation up and ask policy; see `planning.plan`."""
         try:
-            return execution.plan(self._principal, target, operation, arguments, raw=raw)
+            return planning.plan(self._principal, target, operation, arguments, raw=raw)
         except StudioError as exc:
             self._refused_plan(exc, target, operation)
             raise
@@ -164,7 +164,7 @@ class Operations(Bound):
     def plan_query(self, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:
         """The same for a statement in the provider's own language."""
         try:
-            return execution.plan_query(self._principal, target, query, params)
+            return planning.plan_query(self._principal, target, query, params)
         except StudioError as exc:
             self._refused_plan(exc, target, "query")
             raise

@@ -31,8 +31,8 @@ from studio.services import execution, health, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.execution import Target
 from studio.services.inputs import Body, timestamp
+from studio.services.planning import Target
 from studio.store import rotations
 from studio.store.health import Found
 from studio.store.rotations import PREVIOUS, STAGED, OtherSecrets

@@ -16,45 +16,20 @@ from __future__ import annotations
 
 import csv
 import io
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
 from studio.contract.caps import Capped
 from studio.errors import InvalidRequest, OperationNotSupported
 from studio.models import Column
+from studio.services.forms import End, Form, Rows
 
-Rows = Sequence[Any]
-End = Mapping[str, Any]
 _END = "$result"
 _PLAIN = {str, int, float, type(None)}
 """What csv writes as JSON would, null as nothing."""
-
-
-class Form(ABC):
-    """One way to write rows. An object of it writes one stream."""
-
-    name: ClassVar[str]
-    media_type: ClassVar[str]
-    cut_on_failure: ClassVar[bool] = False
-    """Whether readers of this form may overlook its last words, so that a failure must cut the connection."""
-    columnar: ClassVar[bool] = False
-    """Whether it needs columns, which documents have none of."""
-
-    def head(self, columns: list[Column]) -> bytes:
-        """What stands before the first row."""
-        return b""
-
-    @abstractmethod
-    def rows(self, columns: list[Column], rows: Rows) -> bytes:
-        """Some rows: tuples in the order of the columns, or documents where there are no columns."""
-
-    @abstractmethod
-    def end(self, end: End) -> bytes:
-        """The last words: `success`, `row_count`, `truncated`, or the problem document of a failure."""
 
 
 class Ndjson(Form):
@@ -151,7 +126,7 @@ def form_of(name: str) -> Form:
         OperationNotSupported: its library is not installed.
     """
     if name == "arrow":
-        from studio.services.arrow import Arrow
+        from studio.services.arrow import Arrow  # pyarrow, for those who ask for it
 
         return Arrow()
     for each in (Ndjson, Json, Csv):

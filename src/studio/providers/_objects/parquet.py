@@ -29,7 +29,7 @@ from studio.errors import InvalidRequest, OperationNotSupported
 from studio.providers._objects.parts import exactly
 
 if TYPE_CHECKING:
-    from studio.providers._objects.rows import Source
+    from studio.providers._objects.source import Source
 
 _AT_ONCE = 4
 """Processes of one event loop; each takes some 60 MiB and 0.3 s to start."""

@@ -10,16 +10,17 @@ import asyncio
 import codecs
 import csv
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from studio.contract import Batch, Column, ProviderConfig
+from studio.contract import Batch, Column
 from studio.contract.sql import unique_names
 from studio.errors import InvalidRequest
 from studio.providers._objects.json import json_rows
-from studio.providers._objects.parts import Content, record_too_long
+from studio.providers._objects.parquet import parquet
+from studio.providers._objects.parts import record_too_long
+from studio.providers._objects.source import Source
 
 csv.field_size_limit(2**31 - 1)  # the bound is that of a record, below
 
@@ -35,15 +36,6 @@ _UNPACKED_MOST = 64
 """Times `max_bytes`: what a `.gz` may unpack to while rows are read."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """An object to read. `open(offset, length, etag)` opens a range of it."""
-
-    key: str
-    open: Callable[..., AbstractAsyncContextManager[Content]]
-    config: ProviderConfig
-
-
 async def reader_of(
     source: Source, form: str, *, separator: str, header: bool, columns: Sequence[str] | None
 ) -> AsyncGenerator[Batch, None]:
@@ -55,8 +47,6 @@ async def reader_of(
     if form == "auto":
         form = FORMS.get(source.key.lower().removesuffix(".gz").rpartition(".")[2], "auto")
     if form == "parquet":
-        from studio.providers._objects.parquet import parquet
-
         async with aclosing(parquet(source, columns)) as batches:
             async for batch in batches:
                 yield batch

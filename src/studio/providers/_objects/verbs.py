@@ -44,7 +44,8 @@ from studio.providers._objects.parts import (
     parts_of,
     rejoined,
 )
-from studio.providers._objects.rows import Source, reader_of
+from studio.providers._objects.rows import reader_of
+from studio.providers._objects.source import Source
 from studio.providers._objects.text import COLUMNS, Listing, decoded, from_base64, shown
 
 
