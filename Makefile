@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 ARGS ?=
 
-.PHONY: help setup servers run test test-fast attack check format docs bench clean
+.PHONY: help setup servers run test test-fast attack chaos check format docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-fast: $(STAMP) ## What needs no server
 
 attack: $(STAMP) servers ## Only the attacks, and the figures that security.md promises
 	@$(RUN)/python -m pytest tests/attack $(ARGS)
+
+chaos: $(STAMP) servers ## Only the faults and many replicas, and the figures beside their promises (CHAOS_SCALE=10 is longer)
+	@$(RUN)/python -m pytest tests/chaos $(ARGS)
 
 check: $(STAMP) ## Lint, types, import directions, docs up to date
 	@$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/mypy && $(RUN)/lint-imports --no-cache

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select, table
 
-from studio.store.engine import BUSY_TIMEOUT_MS, Database, SqliteDatabase, open_database
+from studio.store.embedded import BUSY_TIMEOUT_MS
+from studio.store.engine import Database, SqliteDatabase, open_database
 
 WANTED = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_MS, "temp_store": 2}
 COUNT = select(func.count()).select_from(table("t"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from studio.store.store import Store
 
 if TYPE_CHECKING:
     from studio.services.issuer import Issuer
+    from studio.services.revocation import Course
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Core:
     recorder: Recorder
     issuer: Issuer | None = None
     """Whose tokens are taken beside API keys."""
+    running: set[Course] = field(default_factory=set)
+    """The operations of this process."""
 
 
 class NotReady(StudioError):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from studio.contract import Provider, ProviderConfig, Result
 from studio.contract.caps import Capped, capped
@@ -15,25 +14,16 @@ from studio.contract.config import join_secrets
 from studio.contract.operation import Download
 from studio.errors import (
     OperationNotSupported,
-    PoolBusy,
     StudioError,
-    Timeout,
 )
 from studio.services.audited import Call
 from studio.services.configs import Kind
 from studio.services.core import Core
 from studio.services.planning import Planned, Target
+from studio.services.revocation import Course
 from studio.services.sessions import SessionKey
 
-
-@dataclass
-class _Course:
-    """How far a call has come: until `admitted` it queues, and nothing was sent for it."""
-
-    queueing: bool = True
-
-    def admitted(self) -> None:
-        self.queueing = False
+T = TypeVar("T")
 
 
 async def run(core: Core, planned: Planned, chunks: AsyncIterator[bytes] | None = None) -> Result:
@@ -45,11 +35,16 @@ async def run(core: Core, planned: Planned, chunks: AsyncIterator[bytes] | None 
         Unrecorded: the audit log cannot be written; nothing was sent.
         StudioError: what the provider answers.
     """
-    course, until = _Course(), _until(core, planned.target)
-    async with Call(core, planned, until) as call:
+    with Course(core, planned) as course:
+        return await _run(core, course, chunks)
+
+
+async def _run(core: Core, course: Course, chunks: AsyncIterator[bytes] | None) -> Result:
+    planned = course.planned
+    async with Call(core, planned, course.until) as call:
         try:
             async with (
-                asyncio.timeout_at(until),
+                course.deadline(),
                 _leased(core, planned.target, course) as provider,
             ):
                 if chunks is None:
@@ -57,7 +52,7 @@ async def run(core: Core, planned: Planned, chunks: AsyncIterator[bytes] | None 
                 else:
                     result = await provider.upload(planned.operation, planned.arguments, call.counted(chunks))
         except TimeoutError as exc:
-            raise _late(planned.target, course) from exc
+            raise course.late() from exc
         result.execution_time_ms = call.seconds() * 1000
         call.answered(result)
     return result
@@ -72,52 +67,54 @@ async def stream(core: Core, planned: Planned) -> AsyncGenerator[Capped, None]:
         raise OperationNotSupported(
             f"operation {planned.operation.name} does not return rows, so it cannot be streamed"
         )
-    course, until = _Course(), _until(core, planned.target)
-    batches = _batches(core, planned, course)
-    async with Call(core, planned, until) as call, aclosing(batches):
-        while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    part = await anext(batches, None)
-            except TimeoutError as exc:
-                raise _late(planned.target, course) from exc
-            if part is None:
-                return
-            call.passed(rows=len(part.rows), size=part.size)
-            yield part
+    with Course(core, planned) as course:
+        batches = _batches(core, planned, course)
+        async with (
+            Call(core, planned, course.until) as call,
+            aclosing(batches),
+            aclosing(_in_time(batches, course)) as parts,
+        ):
+            async for part in parts:
+                call.passed(rows=len(part.rows), size=part.size)
+                yield part
 
 
 @asynccontextmanager
 async def download(core: Core, planned: Planned) -> AsyncIterator[Download]:
     """Raw bytes in constant memory, under the deadline of `run`; the reader's own slowness counts."""
-    course, until = _Course(), _until(core, planned.target)
-    async with Call(core, planned, until) as call, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        course = stack.enter_context(Course(core, planned))
+        call = await stack.enter_async_context(Call(core, planned, course.until))
         try:
-            async with asyncio.timeout_at(until):
+            async with course.deadline():
                 provider = await stack.enter_async_context(_leased(core, planned.target, course))
                 content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
         except TimeoutError as exc:
-            raise _late(planned.target, course) from exc
-        content.chunks = _in_time(content.chunks, until, call, lambda: _late(planned.target, course))
+            raise course.late() from exc
+        content.chunks = _counted(_in_time(content.chunks, course), call)
         yield content
 
 
-async def _in_time(
-    chunks: AsyncIterator[bytes], until: float, call: Call, late: Callable[[], StudioError]
-) -> AsyncGenerator[bytes, None]:
-    while True:
-        try:
-            async with asyncio.timeout_at(until):
-                chunk = await anext(chunks, None)
-        except TimeoutError as exc:
-            raise late() from exc
-        if chunk is None:
-            return
+async def _counted(chunks: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async for chunk in chunks:
         call.passed(rows=0, size=len(chunk))
         yield chunk
 
 
-async def _batches(core: Core, planned: Planned, course: _Course) -> AsyncGenerator[Capped, None]:
+async def _in_time(parts: AsyncIterator[T], course: Course) -> AsyncGenerator[T, None]:
+    """Each part under the one deadline; the time between two counts as well."""
+    while True:
+        try:
+            async with course.deadline():
+                part = await anext(parts, None)
+        except TimeoutError as exc:
+            raise course.late() from exc
+        if part is None:
+            return
+        yield part
+
+
+async def _batches(core: Core, planned: Planned, course: Course) -> AsyncGenerator[Capped, None]:
     async with _leased(core, planned.target, course) as provider:
         parts = capped(provider.stream(planned.operation, planned.arguments), provider.config)
         async with aclosing(parts):
@@ -126,7 +123,7 @@ async def _batches(core: Core, planned: Planned, course: _Course) -> AsyncGenera
 
 
 @asynccontextmanager
-async def _leased(core: Core, target: Target, course: _Course) -> AsyncIterator[Provider[Any]]:
+async def _leased(core: Core, target: Target, course: Course) -> AsyncIterator[Provider[Any]]:
     key = SessionKey(target.connector.id, target.connector.version, target.effective.digest)
     size = int(target.effective["pool_size"])
     opener = partial(open_provider, core, target)
@@ -171,17 +168,3 @@ async def _pins_of(provider: Provider[Any]) -> Mapping[str, Any]:
         return await provider.pin()
     except Exception as exc:
         raise provider.error(exc) from exc
-
-
-def _until(core: Core, target: Target) -> float:
-    """When the call must have ended, on the loop's clock."""
-    return asyncio.get_running_loop().time() + min(target.timeout_s, core.settings.max_timeout_s)
-
-
-def _late(target: Target, course: _Course) -> Timeout | PoolBusy:
-    if not course.queueing:
-        return Timeout(
-            f"the operation did not finish within timeout_s={target.timeout_s:g}; its work was cancelled. "
-            "Ask for less, or have the connector's timeout_s raised"
-        )
-    return PoolBusy("every session of this connector stayed in use until the deadline; try again", retry_after_s=1)

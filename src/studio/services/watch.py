@@ -16,7 +16,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.models import Connector, now
-from studio.services import alerts, health, metrics, rotating
+from studio.services import alerts, health, metrics, revocation, rotating
 from studio.services.bound import Bound
 from studio.services.core import Core
 from studio.store import alerts as outbox
@@ -117,8 +117,11 @@ class Watching(Bound):
     """See the method."""
 
     async def watch(self) -> None:
-        """Do a server's background work until cancelled: probes, alerts, reminders, ended rotations."""
-        await Watch(await self._home.core()).run()
+        """Do a server's background work until cancelled: probes, alerts, reminders, ended rotations and authority."""
+        core = await self._home.core()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Watch(core).run())
+            group.create_task(revocation.watch(core))
 
 
 def _start(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:

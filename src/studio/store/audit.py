@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Internal
 from studio.models import AuditEntry
-from studio.store.engine import Database, insert_rows, is_unique_violation, upsert
+from studio.store.engine import Database, announce, insert_rows, is_unique_violation, upsert
 from studio.store.tables import audit_heads, audit_log
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ class AuditLog:
             made = entry if isinstance(entry, AuditEntry) else entry(result)
             if made is not None:
                 self.append(connection, [made])
+                announce(connection)
             return result
 
         return await self.database.write(whole)

@@ -11,9 +11,7 @@ A unit of work is a plain function of a SQLAlchemy `Connection`, written once fo
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +25,9 @@ from sqlalchemy import (
     URL,
     Connection,
     Dialect,
-    Engine,
     Select,
     Table,
     bindparam,
-    create_engine,
     event,
     insert,
     literal_column,
@@ -41,8 +37,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, IntegrityError
-from sqlalchemy.pool import NullPool
 
+from studio.store.embedded import sqlite_engine
+from studio.store.listener import CHANNEL, Listener
 from studio.store.lookups import LOOKUPS, Lookups
 
 T = TypeVar("T")
@@ -50,7 +47,8 @@ _ONE: Select[Any] = select(literal_column("1"))
 Work = Callable[[Connection], T]
 along: ContextVar[Work[None] | None] = ContextVar("along", default=None)
 """A step that every transaction of this context takes along: stored with the change, or not at all."""
-BUSY_TIMEOUT_MS = 10_000
+ASK_EVERY_S = 0.2
+"""How often an embedded store is looked at for changes that other processes made."""
 _NO_URL = "STUDIO_DATABASE_URL must begin with sqlite:// or postgresql+asyncpg://"
 
 
@@ -88,6 +86,13 @@ class Database(ABC):
     async def _write(self, work: Work[T]) -> T:
         """Run the transaction."""
 
+    async def changed(self, within_s: float) -> None:
+        """Return soon after any process changed something (`announce`), or when the time is over.
+
+        It may return without any change. A file tells nobody, but may be asked often.
+        """
+        await asyncio.sleep(min(within_s, ASK_EVERY_S))
+
     def files(self) -> list[Path]:
         """The files that hold the metadata, none for a server."""
         return []
@@ -114,7 +119,7 @@ class SqliteDatabase(Database):
     embedded = True
 
     def __init__(self, path: Path) -> None:
-        self._read_engine, self._write_engine = _sqlite_engine(path), _sqlite_engine(path)
+        self._read_engine, self._write_engine = sqlite_engine(path), sqlite_engine(path)
         event.listen(self._write_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="studio-store-writer")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="studio-store-reader")
@@ -165,40 +170,6 @@ class SqliteDatabase(Database):
             connection.close()
 
 
-def _sqlite_engine(path: Path) -> Engine:
-    url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, poolclass=NullPool, connect_args={"check_same_thread": False})
-    event.listen(engine, "connect", _sqlite_pragmas)
-    return engine
-
-
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN is off: `begin` above decides
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "temp_store=MEMORY",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    _use_wal(cursor)
-    cursor.close()
-
-
-def _use_wal(cursor: Any) -> None:
-    """Switch to WAL. The busy timeout does not cover the switch itself, where processes that start first meet."""
-    until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.005)
-
-
 class PostgresqlDatabase(Database):
     """A PostgreSQL database, shared by any number of replicas."""
 
@@ -210,6 +181,7 @@ class PostgresqlDatabase(Database):
         self._engine = create_async_engine(url, pool_size=10, max_overflow=10 + LOOKUPS, pool_pre_ping=False)
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lookups = Lookups(self._autocommit)
+        self._listener = Listener(self._autocommit)
 
     async def lookup(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """See `Database.lookup`."""
@@ -226,8 +198,13 @@ class PostgresqlDatabase(Database):
         async with self._engine.begin() as connection:
             return await connection.run_sync(work)
 
+    async def changed(self, within_s: float) -> None:
+        """See `Database.changed`: by LISTEN, on one connection of the pool."""
+        await self._listener.changed(within_s)
+
     async def close(self) -> None:
         """See `Database.close`."""
+        await self._listener.close()
         await self._lookups.close()
         await self._engine.dispose()
 
@@ -274,6 +251,12 @@ def lock_table(connection: Connection, table: Table) -> None:
     """Keep other writers off a table until this transaction ends. On SQLite a writer is alone anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def announce(connection: Connection) -> None:
+    """Tell every process of this store, at this transaction's commit, that something changed."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"NOTIFY {CHANNEL}"))
 
 
 def insert_rows(connection: Connection, table: Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
