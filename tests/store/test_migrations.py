@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from tests.store.conftest import Home
 
+from studio.errors import Internal
 from studio.store import migrations
 from studio.store.tables import metadata
 
@@ -89,6 +90,18 @@ async def test_upgrading_a_current_store_changes_nothing(bare: Home) -> None:
         for _ in range(2):
             await migrations.upgrade(database)
         assert await migrations.current(database)
+    finally:
+        await database.close()
+
+
+async def test_a_store_of_a_newer_version_is_refused_by_name_and_left_as_it_is(bare: Home) -> None:
+    database = bare.open()
+    try:
+        await migrations.upgrade(database)
+        await database.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")) and None)
+        with pytest.raises(Internal, match=r"of revision 9999.*a newer version made it"):
+            await migrations.upgrade(database)
+        assert await database.read(migrations.revision) == "9999"
     finally:
         await database.close()
 

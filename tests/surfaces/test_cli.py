@@ -11,6 +11,7 @@ import pty
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -277,6 +278,23 @@ def test_every_error_code_has_an_exit_code() -> None:
     assert set(exits.EXIT) == set(errors.codes())
     assert set(exits.HINTS) <= set(errors.codes())
     assert 0 not in exits.EXIT.values()
+
+
+@pytest.mark.parametrize("broken", ["no database", "newer"])
+def test_a_store_that_fails_is_no_defect_and_says_what_to_do(embedded: Studio, data_dir: Path, broken: str) -> None:
+    assert embedded("connectors", "list").code == 0
+    if broken == "newer":
+        with closing(sqlite3.connect(data_dir / "studio.db")) as store:
+            store.execute("UPDATE alembic_version SET version_num = '9999'")
+            store.commit()
+    else:
+        for file in data_dir.glob("studio.db-*"):
+            file.unlink()
+        (data_dir / "studio.db").write_bytes(b"no database at all" * 1000)
+    failed = embedded("connectors", "list")
+    assert failed.code == 70
+    assert "report it" not in failed.err
+    assert ("a newer version made it" if broken == "newer" else "file is not a database") in failed.err
 
 
 def test_an_error_names_code_fields_and_what_to_do_on_stderr(studio: Studio) -> None:

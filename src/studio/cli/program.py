@@ -19,7 +19,7 @@ from studio.cli.keys import keys
 from studio.cli.mcp import mcp
 from studio.cli.serve import serve
 from studio.cli.upkeep import db, encryption
-from studio.cli.where import OWN_PROCESS, where_options
+from studio.cli.where import OWN_PROCESS, store_fails, where_options
 from studio.errors import BadRequest, Internal, StudioError
 
 
@@ -65,6 +65,8 @@ def run(arguments: Sequence[str] | None = None, *, own_process: bool = False) ->
     except StudioError as exc:
         return exits.report(exc)
     except Exception as exc:
+        if failed := store_fails(exc):
+            return exits.report(failed)
         # A defect. Its text may hold anything, so only its class and its place are shown.
         return exits.report(Internal(f"unexpected {type(exc).__name__} at {_place(exc)}; please report it"))
     return outcome if isinstance(outcome, int) else 0

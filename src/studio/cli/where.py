@@ -148,6 +148,24 @@ def store_does_not_open(exc: OSError) -> Internal:
     return Internal(f"the store does not open ({said}); check STUDIO_DATA_DIR and STUDIO_DATABASE_URL")
 
 
+def store_fails(exc: Exception) -> Internal | None:
+    """The error of an embedded store that its disk fails, in SQLite's own fixed words; None for another exception."""
+    import sqlite3
+
+    cause = getattr(exc, "orig", None) or exc
+    if not isinstance(cause, sqlite3.Error) or (code := getattr(cause, "sqlite_errorcode", None)) is None:
+        return None
+    said = {
+        sqlite3.SQLITE_FULL: "database or disk is full",
+        sqlite3.SQLITE_READONLY: "attempt to write a readonly database",
+        sqlite3.SQLITE_IOERR: "disk I/O error",
+        sqlite3.SQLITE_CANTOPEN: "unable to open database file",
+        sqlite3.SQLITE_CORRUPT: "database disk image is malformed",
+        sqlite3.SQLITE_NOTADB: "file is not a database",
+    }.get(code & 0xFF)
+    return Internal(f"the store fails ({said}); check the disk and the rights of STUDIO_DATA_DIR") if said else None
+
+
 def settings(**given: Any) -> Settings:
     """The settings of the environment; what is given (and not None) wins. Raises InvalidRequest."""
     from pydantic import ValidationError
