@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_KEY_SERVICE = re.compile(r"vault:[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)+|aws-kms:[A-Za-z0-9:/_-]{1,2048}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")  # RFC 6749, section 3.3
 
 
@@ -72,13 +73,26 @@ class Settings(BaseSettings):
         None,
         description="OpenBao or HashiCorp Vault that `vault://` references are read from, such as https://vault:8200.",
     )
-    vault_token: SecretStr | None = Field(None, description="Token for it; it should only be able to read.")
+    vault_token: SecretStr | None = Field(
+        None, description="Token for it; it should only be able to read, and to use the key of STUDIO_KEY_SERVICE."
+    )
     vault_token_file: Path | None = Field(
         None, description="File that holds the token, in place of vault_token; read again whenever it is needed."
     )
     vault_path: str = Field(
         "secret/connectors/{organization}",
         description="`vault://` references must lie below this: the mount of a KV engine (version 2), then a path.",
+    )
+    kms_region: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$", description="Region of an AWS KMS key.")
+    kms_access_key_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_]{1,128}$", description="Access key that may use it, and nothing else."
+    )
+    kms_secret_access_key: SecretStr | None = Field(None, min_length=1, description="Its secret.")
+    kms_endpoint: str | None = Field(None, description="Where AWS KMS is, if not at the region's own address.")
+    key_service: str | None = Field(
+        None,
+        description="Wraps the encryption keys: vault:MOUNT/KEY (transit, at STUDIO_VAULT_URL) or aws-kms:KEY. Empty: "
+        "they are stored as they are.",
     )
     reference_env: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Environment variables that `env://` references may name."
@@ -140,12 +154,14 @@ class Settings(BaseSettings):
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("oidc_issuer", "oidc_organization", "oidc_agent_claim", "oidc_scope_prefix", mode="before")
+    @field_validator(
+        "oidc_issuer", "oidc_organization", "oidc_agent_claim", "oidc_scope_prefix", "key_service", mode="before"
+    )
     @classmethod
     def _empty(cls, value: object) -> object:
         return value or None
 
-    @field_validator("oidc_issuer", "vault_url")
+    @field_validator("oidc_issuer", "vault_url", "kms_endpoint")
     @classmethod
     def _https(cls, value: str | None) -> str | None:
         if value is not None and not is_safe_url(value):
@@ -157,6 +173,19 @@ class Settings(BaseSettings):
     def _some_audience(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if info.data.get("oidc_issuer") and not value:
             raise ValueError("must be given with STUDIO_OIDC_ISSUER: a token for another service opens nothing here")
+        return value
+
+    @field_validator("key_service")
+    @classmethod
+    def _usable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if not _KEY_SERVICE.fullmatch(value):
+            raise ValueError("must be vault:MOUNT/KEY or aws-kms:KEY, with the key's id, alias/NAME or ARN")
+        kms = ("kms_region", "kms_access_key_id", "kms_secret_access_key")
+        for name in ("vault_url",) if value.startswith("vault:") else kms:
+            if info.data.get(name) is None:
+                raise ValueError(f"needs STUDIO_{name.upper()}")
         return value
 
     @field_validator("oidc_scope_prefix")

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import uvicorn
 from tests.surfaces.conftest import Server, Studio
+from tests.upstreams.openbao import OpenBao, openbao  # noqa: F401
 
 from studio import errors
 from studio.cli import exits, text
@@ -504,6 +505,28 @@ def test_encryption_status_tells_a_lost_and_a_wrong_key(
     assert [(one["newest"], one["rows"]) for one in both["keys"]] == [(True, 0), (False, 2)]
     assert fresh not in json.dumps(both)
     assert embedded("connectors", "list").code == 0
+
+
+def test_the_keys_of_a_key_file_are_wrapped_by_the_key_service(
+    embedded: Studio,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    openbao: OpenBao,  # noqa: F811
+) -> None:
+    made(embedded)
+    assert embedded("encryption", "wrap").code == 78
+    monkeypatch.setenv("STUDIO_VAULT_URL", openbao.url)
+    monkeypatch.setenv("STUDIO_VAULT_TOKEN", openbao.token)
+    monkeypatch.setenv("STUDIO_KEY_SERVICE", "vault:transit/studio")
+    assert embedded("connectors", "list").code == 78
+    assert "all of them wrapped: 1" in embedded("encryption", "wrap").out
+    assert (data_dir / "encryption.key").read_text().startswith("wrapped:vault:v1:")
+    assert embedded("connectors", "list").code == 0
+    assert "wrapped by vault:transit/studio" in embedded("encryption", "status").out
+    fresh = embedded("encryption", "new-key").out.strip()
+    assert fresh.startswith("wrapped:vault:v1:")
+    monkeypatch.setenv("STUDIO_ENCRYPTION_KEYS", fresh)
+    assert embedded("encryption", "wrap").out.strip() == fresh
 
 
 def test_a_missing_key_file_is_told_and_not_replaced(embedded: Studio, data_dir: Path) -> None:

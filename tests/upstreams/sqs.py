@@ -17,9 +17,10 @@ PROGRAM = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "moto_
 
 
 class Moto(Server):
-    """One account with three users and a role, and S3 and STS beside SQS.
+    """One account with three users and a role, and S3, STS and KMS beside SQS.
 
-    `writer` may do everything in SQS, `reader` what the provider's page grants, `broker` only assume the role `lent`.
+    `writer` may do everything in SQS, `reader` what the provider's page grants, `broker` only assume the role `lent`. In KMS `keeper` may use
+    the key `alias/studio`, and `sealer` only encrypt with it.
     """
 
     secure = False
@@ -27,7 +28,8 @@ class Moto(Server):
     def __init__(self) -> None:
         super().__init__()
         self.key = self.secret = ""
-        self.reader = self.broker = ("", "")
+        self.reader = self.broker = self.keeper = self.sealer = ("", "")
+        self.kms_key = ""
         self.role = ""
 
     @property
@@ -62,6 +64,11 @@ class Moto(Server):
         self.key, self.secret = _user(iam, "writer", everything)
         self.reader = _user(iam, "reader", _policy(["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ListQueues"]))
         self.broker = _user(iam, "broker", _policy(["sts:AssumeRole"]))
+        self.keeper = _user(iam, "keeper", _policy(["kms:Encrypt", "kms:Decrypt"]))
+        self.sealer = _user(iam, "sealer", _policy(["kms:Encrypt"]))
+        kms = self.client("kms", "first", "first")
+        self.kms_key = kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.create_alias(AliasName="alias/studio", TargetKeyId=self.kms_key)
         trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
         document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
         self.role = iam.create_role(RoleName="lent", AssumeRolePolicyDocument=document)["Role"]["Arn"]

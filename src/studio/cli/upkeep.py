@@ -52,11 +52,29 @@ def encryption(context: click.Context) -> None:
 @encryption.command("new-key")
 @json_option
 def new_key(as_json: bool) -> None:
-    """Print a fresh key for STUDIO_ENCRYPTION_KEYS; nothing is stored."""
+    """Print a fresh key for STUDIO_ENCRYPTION_KEYS, wrapped where there is a key service; nothing is stored."""
     from studio.services.upkeep import new_encryption_key
 
-    key = new_encryption_key()
-    text.print_json({"key": key}) if as_json else click.echo(key)
+    made = _run(new_encryption_key)
+    text.print_json(made) if as_json else click.echo(made["key"])
+
+
+@encryption.command("wrap")
+@json_option
+def wrap_keys(as_json: bool) -> None:
+    """Wrap the keys that lie plain by the key service (STUDIO_KEY_SERVICE).
+
+    Those of a key file are replaced in it; those of STUDIO_ENCRYPTION_KEYS are printed, wrapped, to be put there.
+    """
+    from studio.services.upkeep import wrap_encryption_keys
+
+    done = _run(wrap_encryption_keys)
+    if as_json:
+        text.print_json(done)
+    elif done["source"] == "STUDIO_ENCRYPTION_KEYS":
+        click.echo(",".join(done["keys"]))
+    else:
+        click.echo(f"keys in the {done['source']}, all of them wrapped: {len(done['keys'])}")
 
 
 @encryption.command("status")
@@ -69,7 +87,10 @@ def encryption_status(as_json: bool) -> int:
     if as_json:
         text.print_json(status)
     else:
-        click.echo(f"{'ok' if status['ok'] else 'a key is missing or wrong'}; keys come from: {status['source']}")
+        through = f", wrapped by {status['key_service']}" if status["key_service"] else ""
+        click.echo(
+            f"{'ok' if status['ok'] else 'a key is missing or wrong'}; keys come from: {status['source']}{through}"
+        )
         text.print_table(status["keys"], ("key_id", "configured", "newest", "opens", "rows"))
     return 0 if status["ok"] else exits.exit_code("encryption_error")
 

@@ -21,7 +21,15 @@ AMBIENT = re.compile(
     re.IGNORECASE,
 )
 """Names that some driver, cloud kit or TLS library reads without being asked."""
-OWN_SECRETS = frozenset({"STUDIO_ENCRYPTION_KEYS", "STUDIO_DATABASE_URL", "STUDIO_API_KEY"})
+OWN_SECRETS = frozenset(
+    {
+        "STUDIO_ENCRYPTION_KEYS",
+        "STUDIO_DATABASE_URL",
+        "STUDIO_API_KEY",
+        "STUDIO_VAULT_TOKEN",
+        "STUDIO_KMS_SECRET_ACCESS_KEY",
+    }
+)
 """Our own settings that hold a secret: read by now, and nobody else's business."""
 NO_METADATA = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
 _PR_SET_DUMPABLE = 4

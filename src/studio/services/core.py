@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from studio.errors import StudioError
 from studio.security.egress import Egress
 from studio.services.configs import Configs
+from studio.services.key_service import endpoint_of_kms
 from studio.services.master_keys import KEY_FILE, open_audit_log, open_vault
 from studio.services.recorder import Recorder
 from studio.services.references import References
@@ -65,7 +66,7 @@ async def open_core(settings: Settings, stack: AsyncExitStack) -> Core:
     if endpoint := endpoint_of(database_url(settings)):
         await asyncio.to_thread(egress.reserve, *endpoint)
     references = References(settings, egress.for_operator())
-    if store := references.endpoint():
+    for store in filter(None, (references.endpoint(), endpoint_of_kms(settings))):
         await asyncio.to_thread(egress.reserve, *store, for_operator=True)
     if settings.port:
         await asyncio.to_thread(egress.reserve, settings.host, settings.port)

@@ -1,4 +1,7 @@
-"""Where the master keys come from: the settings, or a key file in the data folder; proved at every start."""
+"""Where the master keys come from: the settings, or a key file in the data folder; proved at every start.
+
+They are stored as `KeyService` has it: plain, or wrapped.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from studio.errors import EncryptionError
 from studio.security.vault import Place, Vault, new_key
+from studio.services.key_service import WRAPPED, KeyService
 from studio.settings import Settings
 from studio.store.audit import AuditLog
 from studio.store.engine import Database
@@ -29,9 +33,12 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
         EncryptionError: a key is missing, malformed or another one. Nothing has been written.
     """
     known = await canaries(database)
-    texts = await asyncio.to_thread(_texts, settings, bool(known))
+    service = KeyService(settings)
+    texts = await asyncio.to_thread(_texts, settings, service, bool(known))
     # Another process may put a new key into the file at any time; settings stay as they are.
-    again: Callable[[], list[str]] | None = None if settings.encryption_keys else lambda: _texts(settings, True)
+    again: Callable[[], list[str]] | None = (
+        None if settings.encryption_keys else lambda: _texts(settings, service, True)
+    )
     vault = Vault(texts, again=again)
     for sealed in known:
         vault.check_canary(sealed)
@@ -59,20 +66,57 @@ def add_key(settings: Settings) -> None:
     """Put a fresh key in front of the key file's others, in one step that a crash cannot halve.
 
     Raises:
-        EncryptionError: the keys come from the settings, where only an operator can add one.
+        EncryptionError: the keys come from the settings, where only an operator can add one; or the
+            key service does not wrap it.
     """
     if settings.encryption_keys:
         raise EncryptionError("put a new key in front of the others in STUDIO_ENCRYPTION_KEYS, then rotate")
     path = settings.data_dir / KEY_FILE
+    made = KeyService(settings).wrap(new_key())
     with path.open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _write(path, [new_key(), *_read(path)], os.replace)
+        _write(path, [made, *_read(path)], os.replace)
 
 
-def _texts(settings: Settings, must_exist: bool) -> list[str]:
-    """The keys as text, newest first."""
+def wrap_keys(settings: Settings) -> tuple[str, list[str]]:
+    """Wrap each key that lies plain; those of the key file in their place, those of the settings for the operator.
+
+    Returns:
+        As `stored_keys`, all wrapped.
+
+    Raises:
+        EncryptionError: there is no key service, or it does not wrap them. Nothing has been written.
+    """
+    if settings.key_service is None:
+        raise EncryptionError("no key service is set up to wrap keys with; set STUDIO_KEY_SERVICE")
+    service, path = KeyService(settings), settings.data_dir / KEY_FILE
+
+    def wrapped() -> tuple[str, list[str]]:
+        source, keys = stored_keys(settings)
+        return source, [key if key.startswith(WRAPPED) else service.wrap(key) for key in keys]
+
+    if settings.encryption_keys is not None or not path.exists():
+        return wrapped()
+    with path.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        source, keys = wrapped()
+        _write(path, keys, os.replace)
+    return source, keys
+
+
+def stored_keys(settings: Settings) -> tuple[str, list[str]]:
+    """Where the keys are (`STUDIO_ENCRYPTION_KEYS`, `key file`, `none`), and each as it is stored, newest first."""
     if settings.encryption_keys is not None:
-        return [key for key in settings.encryption_keys.get_secret_value().split(",") if key.strip()]
+        found = [key.strip() for key in settings.encryption_keys.get_secret_value().split(",")]
+        return "STUDIO_ENCRYPTION_KEYS", [key for key in found if key]
+    path = settings.data_dir / KEY_FILE
+    return ("key file", _read(path)) if path.exists() else ("none", [])
+
+
+def _texts(settings: Settings, service: KeyService, must_exist: bool) -> list[str]:
+    """The keys themselves as text, newest first."""
+    if settings.encryption_keys is not None:
+        return service.unwrap(stored_keys(settings)[1])
     path = settings.data_dir / KEY_FILE
     if not path.exists():
         if must_exist:
@@ -80,10 +124,10 @@ def _texts(settings: Settings, must_exist: bool) -> list[str]:
                 f"the store holds sealed configs, but its key file {KEY_FILE} is gone from the data folder and "
                 "STUDIO_ENCRYPTION_KEYS is not set; put the key back"
             )
-        _write(path, [new_key()], _link)
+        _write(path, [service.wrap(new_key())], _link)
     if path.stat().st_mode & 0o077:
         raise EncryptionError(f"the key file {KEY_FILE} can be read by others; run: chmod 600 on it")
-    return _read(path)
+    return service.unwrap(_read(path))
 
 
 def _read(path: Path) -> list[str]:

@@ -162,7 +162,8 @@ class References:
         assert parts is not None  # checked before
         mount, _, path = parts["path"].partition("/")
         url = split_url(str(self._settings.vault_url).rstrip("/"))
-        headers = {"X-Vault-Token": await asyncio.to_thread(self._token), "X-Vault-Request": "true"}
+        token = await asyncio.to_thread(vault_token, self._settings)
+        headers = {"X-Vault-Token": token, "X-Vault-Request": "true"}
         try:
             async with AsyncExitStack() as stack:
                 client = HttpClient(_LIMITS, url, self._network)
@@ -178,11 +179,12 @@ class References:
             raise Unreachable(f"the secret store answers with status {answer.status}; try again, or tell an operator")
         return _key_of(answer.body, parts["key"]) if answer.status == 200 else None
 
-    def _token(self) -> str:
-        file = self._settings.vault_token_file
-        if file is not None:
-            return _file_text(file) or ""
-        return self._settings.vault_token.get_secret_value() if self._settings.vault_token else ""
+
+def vault_token(settings: Settings) -> str:
+    """The token for the secret store, read from its file each time; empty where there is none."""
+    if settings.vault_token_file is not None:
+        return _file_text(settings.vault_token_file) or ""
+    return settings.vault_token.get_secret_value() if settings.vault_token else ""
 
 
 def _references(config: ProviderConfig) -> dict[str, str]:

@@ -12,16 +12,16 @@ from typing import Any
 
 from studio.errors import EncryptionError
 from studio.models import Sealed
-from studio.security.vault import Vault
-from studio.security.vault import new_key as new_encryption_key
+from studio.security.vault import Vault, new_key
 from studio.services.core import ensure_schema, open_store
-from studio.services.master_keys import KEY_FILE
+from studio.services.key_service import KeyService
+from studio.services.master_keys import stored_keys, wrap_keys
 from studio.settings import Settings
 from studio.store import migrations
 from studio.store.engine import Database
 from studio.store.keys import canaries, sealed_rows
 
-__all__ = ["encryption_status", "new_encryption_key", "store_status", "upgrade_store"]
+__all__ = ["encryption_status", "new_encryption_key", "store_status", "upgrade_store", "wrap_encryption_keys"]
 Record = dict[str, Any]
 
 
@@ -51,19 +51,32 @@ async def _schema(database: Database) -> Record:
     }
 
 
+async def new_encryption_key(settings: Settings) -> Record:
+    """A fresh `key` as it may be stored. Raises EncryptionError where the key service does not wrap it."""
+    return {"key": await asyncio.to_thread(KeyService(settings).wrap, new_key())}
+
+
+async def wrap_encryption_keys(settings: Settings) -> Record:
+    """Wrap the keys that lie plain: the `source` and the `keys`, wrapped. Raises EncryptionError."""
+    source, keys = await asyncio.to_thread(wrap_keys, settings)
+    return {"source": source, "keys": keys}
+
+
 async def encryption_status(settings: Settings) -> Record:
     """Which encryption keys are configured, and which ones the store needs.
 
     Returns:
         `ok`: every key that the store knows is configured and the right one; `source` of the keys;
+        `key_service` that they are wrapped by (None: they are stored as they are);
         `keys`, newest first: `key_id`, `configured`, `newest`, `opens` (None where that cannot be
         told), and `rows`, how many sealed values it holds.
 
     Raises:
-        EncryptionError: a configured key is malformed.
+        EncryptionError: a configured key is malformed, or the key service does not open it.
         NotReady: a server database whose schema is not this version's.
     """
-    source, texts = await asyncio.to_thread(_configured, settings)
+    source, stored = await asyncio.to_thread(stored_keys, settings)
+    texts = await asyncio.to_thread(KeyService(settings).unwrap, stored)
     vault = Vault(texts) if texts else None
     async with AsyncExitStack() as stack:
         database = await open_store(settings, stack)
@@ -85,15 +98,9 @@ async def encryption_status(settings: Settings) -> Record:
     return {
         "ok": all(key["configured"] and key["opens"] is not False for key in needed),
         "source": source,
+        "key_service": settings.key_service,
         "keys": keys,
     }
-
-
-def _configured(settings: Settings) -> tuple[str, list[str]]:
-    if settings.encryption_keys is not None:
-        return "STUDIO_ENCRYPTION_KEYS", [key for key in settings.encryption_keys.get_secret_value().split(",") if key]
-    path = settings.data_dir / KEY_FILE
-    return ("key file", path.read_text("ascii").split()) if path.exists() else ("none", [])
 
 
 def _opens(vault: Vault, canary: Sealed) -> bool:
