@@ -244,7 +244,10 @@ async def test_it_is_needed_at_the_start_and_not_after(own: tuple[Way, OpenBao |
     connector_id = await made(settings)
     async with ConnectorService(settings) as service:
         await service.get(connector_id)
+        asked_once = KeyService(settings)
+        keys = asked_once.unwrap(stored(tmp_path))
         server.close()
+        assert asked_once.unwrap(stored(tmp_path)) == keys
         assert (await service.get(connector_id))["secrets_set"]
         await service.create({**toy.body(), "name": "another", "organization_id": "acme"})
     with pytest.raises(EncryptionError, match="the key service does not answer"):

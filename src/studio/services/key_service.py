@@ -114,9 +114,8 @@ class KeyService:
         async with AsyncExitStack() as stack:
             client = await self._client(stack)
             found = await self._call(client, "encrypt", _base64(key))
-            if not _CIPHERTEXT[self._kind].fullmatch(found) or await self._call(client, "decrypt", found) != _base64(
-                key
-            ):
+            back = await self._call(client, "decrypt", found)
+            if back != _base64(key) or not _CIPHERTEXT[self._kind].fullmatch(found):
                 raise EncryptionError("the key service does not give back what it wrapped; nothing was stored")
             return WRAPPED + found
 
