@@ -38,9 +38,11 @@ chaos: $(STAMP) servers ## Only the faults and many replicas, and the figures be
 check: $(STAMP) ## Lint, types, import directions, docs up to date
 	@$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/mypy && $(RUN)/lint-imports --no-cache
 	@$(RUN)/python scripts/matrix.py --check
+	@$(RUN)/python scripts/settings.py --check
 
 docs: $(STAMP) ## Regenerate the generated pages
 	@$(RUN)/python scripts/matrix.py
+	@$(RUN)/python scripts/settings.py
 
 bench: $(STAMP) servers ## Measure beside the peers and the bare drivers; writes bench/RESULTS.md (ARGS="--only one_row --rounds 5")
 	@bash bench/peers/setup.sh

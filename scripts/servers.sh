@@ -2,7 +2,7 @@
 # Installs the servers that the tests start by themselves: Debian packages, a virtual environment of
 # their own (.venv-servers), and npm packages. No service is started here: apt is told not to.
 set -euo pipefail
-packages=(postgresql-15 mariadb-server redis-server rabbitmq-server)
+packages=(systemd postgresql-15 mariadb-server redis-server rabbitmq-server)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing+=("$package")

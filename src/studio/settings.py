@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _KEY_SERVICE = re.compile(r"vault:[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)+|aws-kms:[A-Za-z0-9:/_-]{1,2048}")
@@ -30,6 +37,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STUDIO_", hide_input_in_errors=True, extra="ignore")
 
+    secrets_dir: Path | None = Field(
+        None,
+        description="Folder with one file a setting, such as STUDIO_ENCRYPTION_KEYS; the environment wins over it.",
+    )
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".studio", description="Store, key file and SQLite files."
     )
@@ -153,6 +164,28 @@ class Settings(BaseSettings):
     @classmethod
     def _commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files of `secrets_dir`; a folder that is not there is refused."""
+        folder = os.environ.get("STUDIO_SECRETS_DIR")
+        if folder and Path(folder).is_dir():
+            return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
+        return init_settings, env_settings
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("must be a folder that this process can read")
+        return value
 
     @field_validator(
         "oidc_issuer", "oidc_organization", "oidc_agent_claim", "oidc_scope_prefix", "key_service", mode="before"
