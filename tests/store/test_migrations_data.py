@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.store.test_migrations import REVISIONS
 
 from studio.store import migrations
 
-STEPS = list(zip(REVISIONS[1:], REVISIONS[2:], strict=False))
+STEPS = list(pairwise(REVISIONS[1:]))
 Rows = dict[str, list[dict[str, Any]]]
 
 
