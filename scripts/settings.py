@@ -16,7 +16,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
 
 Generated from the code by `make docs`; do not edit. Each is read once, at the start, from the environment or
-from a file of its name in the folder `STUDIO_SECRETS_DIR`; the environment wins. Lists are comma separated. Nothing has to be set.
+from a file of its name in the folder `STUDIO_SECRETS_DIR`; the environment wins. Lists are comma separated. Nothing has
+to be set.
 
 | variable | value | default | what it does |
 | --- | --- | --- | --- |
