@@ -19,8 +19,8 @@ from studio.api.gate import MAX_HEAD_BYTES, NO_PAGE, SECURITY
 from studio.api.problems import problem
 from studio.errors import BadRequest, StudioError, TooSlow
 
-GRACE_S = 10
-"""Time for requests to end after the server was told to stop, seconds."""
+GRACE_S = 8
+"""Time for requests to end after the server was told to stop, seconds. The process is gone within 10."""
 HEAD_TIMEOUT_S = 10.0
 """Time in which the head of a request must be complete, from the connection or its first byte."""
 BODY_TIMEOUT_S = 3660.0

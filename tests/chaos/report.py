@@ -29,7 +29,10 @@ PROMISES = {
     "unrecorded": Promise("{value:g} of {of:,} effects had no row in the audit log", 0),
     "wrong": Promise("{value:g} of {of:,} answers were wrong while PostgreSQL died and came back", 0),
     "healthy": Promise("{value:.2f} s until all {of:,} replicas were healthy after PostgreSQL was back", 2),
-    "bystanders": Promise("{value:.1f} ms more at the 99th percentile of {of:,} calls beside a dead upstream", 50),
+    # The aim is 2 ms or a tenth. On a machine that does other work beside, that drowns: this bound finds a blockade.
+    "bystanders": Promise(
+        "{value:.1f} ms more at the 99th percentile of {of:,} calls beside a dead upstream; the aim is 2 ms", 150
+    ),
 }
 
 
