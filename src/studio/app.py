@@ -19,7 +19,7 @@ from studio.api.protected_resource import Challenge
 from studio.api.repeats import Repeats
 from studio.api.traced import traced
 from studio.api.wire import Receive, Scope, Send
-from studio.mcp import endpoint
+from studio.mcp import document, endpoint
 from studio.models import current_request, new_id
 from studio.services import tracing
 from studio.services.connector_service import ConnectorService
@@ -94,6 +94,6 @@ def _management(service: ConnectorService, settings: Settings, door: Door) -> Fa
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schema["paths"].update(execute.openapi_paths())
+        schema["paths"].update(execute.openapi_paths() | document.OPENAPI_PATHS)
         app.openapi_schema = schema
     return app.openapi_schema

@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
-from studio.api import problems, repeats, streams, transfer
+from studio.api import answers, problems, repeats, streams, transfer
 from studio.api.auth import Door
 from studio.api.problems import Refused
-from studio.api.schemas import PROBLEMS, RESULT, inline
+from studio.api.schemas import JSON, NAME, PROBLEMS, gives, inline
 from studio.api.wire import (
     ClientGone,
     Receive,
@@ -123,34 +123,40 @@ def encode(result: Result) -> bytes:
 
 def openapi_paths() -> dict[str, Any]:
     """The hot routes' part of the OpenAPI document."""
-    answers = {
-        "200": {
-            "description": "The result; under another media type its rows as a stream. With Accept: "
-            "application/json; stream=true the document itself is streamed, its data before what the end knows",
-            "content": {"application/json": {"schema": RESULT}, **streams.openapi_content()},
-        },
-        **PROBLEMS,
-    }
-    query = {"required": True, "content": {"application/json": {"schema": inline(NewQuery)}}}
-    free = {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}}
-    bases = {"/api/v1/connectors/{connector_id}": ("connectors", ["connector_id"]),
-             "/api/v1/agents/{agent_id}/connectors/{alias}": ("agents", ["agent_id", "alias"])}  # fmt: skip
+    query = {"required": True, "content": {JSON: {"schema": inline(NewQuery)}}}
+    free = {"required": False, "content": {JSON: {"schema": answers.ANY_OBJECT}, **transfer.TAKEN}}
+    told = gives(answers.RESULT, **streams.openapi_content())
+    told[200]["description"] = (
+        "The result; under another media type its rows as a stream. With Accept: "
+        "application/json; stream=true the document itself is streamed, its data before what the end knows"
+    )
+    moved = {200: {**told[200], "content": {**told[200]["content"], **transfer.TAKEN}}, **transfer.ANSWERS}
+    bases = {"/api/v1/connectors/{connector_id}": ("connectors", {"connector_id": answers.ID}),
+             "/api/v1/agents/{agent_id}/connectors/{alias}": ("agents", {"agent_id": NAME, "alias": NAME})}  # fmt: skip
     paths: dict[str, Any] = {}
     for base, (tag, names) in bases.items():
-        for tail, more, body in (("/query", [], query), ("/operations/{operation}", ["operation"], free)):
-            parameters = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names + more
-            ]
-            moved = transfer.ANSWERS if more else {}
-            paths[base + tail] = {
-                "post": {
-                    "tags": [tag],
-                    "summary": "Run an operation" if more else "Run a query",
-                    "operationId": f"{tag}_{'operation' if more else 'query'}",
-                    "parameters": parameters,
-                    "requestBody": body,
-                    "responses": {**answers, **moved},
-                    "security": [{"HTTPBearer": []}],
-                }
-            }
+        operation = {**names, "operation": answers.TEXT}
+        paths[f"{base}/query"] = _post(tag, "query", "Run a query", names, query, told)
+        paths[f"{base}/operations/{{operation}}"] = one = _post(
+            tag, "operation", "Run an operation", operation, free, moved
+        )
+        one["post"]["parameters"].append(transfer.ARGUMENTS)
     return paths
+
+
+def _post(
+    tag: str, name: str, summary: str, names: dict[str, Any], body: dict[str, Any], told: dict[int | str, Any]
+) -> dict[str, Any]:
+    return {
+        "post": {
+            "tags": [tag],
+            "summary": summary,
+            "operationId": f"{tag}_{name}",
+            "parameters": [
+                {"name": place, "in": "path", "required": True, "schema": schema} for place, schema in names.items()
+            ],
+            "requestBody": body,
+            "responses": {**{str(status): one for status, one in told.items()}, **PROBLEMS},
+            "security": [{"HTTPBearer": []}],
+        }
+    }

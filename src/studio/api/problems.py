@@ -122,7 +122,8 @@ def respond(error: StudioError, status: int | None = None) -> Response:
 def _methods(app: FastAPI, path: str) -> list[str]:
     """What a path may be asked with, by the OpenAPI document. The router itself names those of one route only."""
     found: set[str] = set()
-    for template, methods in app.openapi()["paths"].items():
+    paths = app.openapi()["paths"]
+    for template, methods in {path: paths[path]}.items() if path in paths else paths.items():
         if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
             found |= {method.upper() for method in methods}
     return sorted(found | {"HEAD"} if "GET" in found else found)

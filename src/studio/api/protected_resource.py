@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from studio.api.schemas import PROBLEMS
+from studio.api import answers
+from studio.api.schemas import PROBLEMS, gives
 from studio.api.wire import Scope, Send, answer
 from studio.errors import NotFound
 from studio.models import Effect
@@ -26,13 +27,15 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 router = APIRouter(tags=["system"], responses=PROBLEMS)
 
 
-@router.get(WELL_KNOWN, summary="Where this service's tokens come from")
+@router.get(WELL_KNOWN, summary="Where this service's tokens come from", responses=gives(answers.PROTECTED_RESOURCE))
 async def show_metadata(request: Request) -> Response:
     """RFC 9728 metadata of the whole service; for everybody, as the specification has it."""
     return answer(_metadata(request, ""))
 
 
-@router.get(WELL_KNOWN + MCP, summary="Where the MCP endpoint's tokens come from")
+@router.get(
+    WELL_KNOWN + MCP, summary="Where the MCP endpoint's tokens come from", responses=gives(answers.PROTECTED_RESOURCE)
+)
 async def show_mcp_metadata(request: Request) -> Response:
     """The same of `/mcp`: a client compares `resource` with the URL that it was given."""
     return answer(_metadata(request, MCP))

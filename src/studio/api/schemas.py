@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from fastapi import Path
+from pydantic import BaseModel, Field
+
+from studio.api import answers
+from studio.api.answers import Schema
+from studio.models import AGENT_ID
+
+Id = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+"""An id of ours in a path. What has not its form names nothing, and is not found rather than refused."""
+NAME: Schema = {"type": "string", "pattern": f"^{AGENT_ID.pattern}$"}
+Named = Annotated[str, Path(json_schema_extra={"pattern": NAME["pattern"]})]
+"""An agent's id or an alias in a path."""
+PLAIN = r"^[^\x00-\x1f\x7f]*$"
+"""Text of one line, as a pattern that clients know too."""
+Words = Annotated[str, Field(max_length=255, pattern=PLAIN)]
 
 
 def inline(model: type[BaseModel]) -> dict[str, Any]:
@@ -28,49 +42,17 @@ def takes(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline(model)}}}}
 
 
+JSON = "application/json"
+
+
+def gives(schema: Schema, status: int = 200, /, **more: Any) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that answers this; `more`: content of other media types."""
+    return {status: {"description": "Done", "content": {JSON: {"schema": schema}, **more}}}
+
+
 PROBLEM: dict[str, Any] = {
     "description": "A problem document (RFC 9457)",
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail", "code", "retryable"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "code": {"type": "string"},
-                    "retryable": {"type": "boolean"},
-                    "request_id": {"type": "string"},
-                    "errors": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-                        },
-                    },
-                },
-            }
-        }
-    },
+    "content": {"application/problem+json": {"schema": answers.PROBLEM}},
 }
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": PROBLEM, "5XX": PROBLEM}
 """`responses` of every route."""
-
-RESULT: dict[str, Any] = {
-    "type": "object",
-    "required": ["success", "data", "row_count", "columns", "truncated", "next_cursor", "execution_time_ms"],
-    "properties": {
-        "success": {"const": True},
-        "data": {},
-        "row_count": {"type": "integer"},
-        "columns": {
-            "type": "array",
-            "items": {"type": "object", "properties": {"name": {"type": "string"}, "type": {"type": "string"}}},
-        },
-        "truncated": {"type": "boolean", "description": "Exact: more rows were there, past the caps."},
-        "next_cursor": {"type": ["string", "null"]},
-        "execution_time_ms": {"type": "number"},
-    },
-}

@@ -9,24 +9,27 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
+from studio.api import answers
 from studio.api.auth import Caller
 from studio.api.pages import page
-from studio.api.schemas import PROBLEMS
+from studio.api.schemas import PROBLEMS, gives
 from studio.api.wire import answer
 from studio.services import metrics
 
 router = APIRouter(tags=["system"], responses=PROBLEMS)
 
 
-@router.get("/healthz", summary="The process lives")
+@router.get("/healthz", summary="The process lives", responses=gives(answers.LIVE))
 async def healthz() -> Response:
     """Touches nothing outside the process."""
     return answer({"status": "ok"})
 
 
-@router.get("/readyz", summary="Requests are served")
+@router.get(
+    "/readyz", summary="Requests are served", responses={**gives(answers.READY), **gives(answers.NOT_READY, 503)}
+)
 async def readyz(request: Request) -> Response:
     """200 when the store answers, else 503."""
     try:
@@ -37,7 +40,7 @@ async def readyz(request: Request) -> Response:
     return answer({"status": "ready"})
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def show_metrics(caller: Caller) -> Response:
     """Text format 0.0.4. Labels hold kinds, operations and codes, never names, hosts or values."""
     return Response(await caller.metrics(), media_type=metrics.CONTENT_TYPE)

@@ -24,11 +24,19 @@ from studio.errors import BadRequest, InvalidRequest
 from studio.services.connector_service import ConnectorService
 
 BYTES = "application/octet-stream"
-ANSWERS: dict[str, Any] = {
-    "206": {
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+TAKEN = {BYTES: {"schema": BINARY}}
+ARGUMENTS: dict[str, Any] = {
+    "name": "arguments",
+    "in": "query",
+    "description": f"Where the body is {BYTES}: the arguments as a JSON object.",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+ANSWERS: dict[int | str, Any] = {
+    206: {
         "description": "With Accept: application/octet-stream, the part that offset and length ask for; 200 for all",
         "headers": {"Content-Range": {"schema": {"type": "string"}}},
-        "content": {BYTES: {}},
+        "content": TAKEN,
     }
 }
 """What the OpenAPI document says of raw bytes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from studio.contract import Text
 from studio.errors import Conflict, InvalidRequest
@@ -17,7 +17,7 @@ from studio.security import policy
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core, open_core
-from studio.services.inputs import Body, Identifier, timestamp
+from studio.services.inputs import Body, Identifier, Time, timestamp
 from studio.services.recorder import state_of
 from studio.settings import Settings
 from studio.store import audit_check
@@ -25,15 +25,14 @@ from studio.store.audit import STORE
 from studio.store.audit_check import Book
 
 _WORD = Annotated[Text, Field(min_length=1, max_length=255)]
-_TIME = Annotated[str, AfterValidator(timestamp)]
 HEAD = r"^[1-9][0-9]{0,17}:[0-9a-f]{64}$"
 
 
 class AuditFilter(Body):
     """What a listing or an export of the audit log is narrowed to. `since` is included, `until` is not."""
 
-    since: _TIME | None = None
-    until: _TIME | None = None
+    since: Time | None = None
+    until: Time | None = None
     subject: _WORD | None = None
     agent_id: Identifier | None = None
     connector_id: _WORD | None = None

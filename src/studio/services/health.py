@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from studio.errors import BadRequest, PoolBusy
 from studio.models import AuditEntry, Connector, Role, now
@@ -24,7 +24,7 @@ from studio.services import alerts, execution, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.inputs import Body
+from studio.services.inputs import Body, Whole
 from studio.services.planning import Target
 from studio.services.sessions import SessionKey
 from studio.store import health as rows
@@ -121,7 +121,9 @@ async def record(
 class Schedule(Body):
     """How often a connector is probed."""
 
-    interval_s: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    interval_s: Annotated[Whole, Field(ge=5, le=86_400)] | None = Field(
         None, description="Seconds between two probes; null for the service's own interval."
     )
 

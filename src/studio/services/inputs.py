@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from studio.contract import Text
 from studio.contract.config import field_errors
@@ -40,7 +41,11 @@ def _not_blank(value: str) -> str:
     return value
 
 
-Name = Annotated[Text, Field(min_length=1), AfterValidator(_not_blank)]
+Name = Annotated[
+    Text,
+    Field(min_length=1, json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"}),
+    AfterValidator(_not_blank),
+]
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="1 to 128 of letters, digits and _ . -")]
 
 
@@ -54,6 +59,15 @@ def timestamp(value: str) -> str:
         return when.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     except OverflowError:
         raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer as JSON has it: `5.0` is one (JSON Schema, section 6.1.1)."""
+Time = Annotated[str, AfterValidator(timestamp), Field(json_schema_extra={"format": "date-time"})]
 
 
 class Body(BaseModel):
@@ -72,9 +86,18 @@ class Body(BaseModel):
             raise InvalidRequest(said, fields=fields) from None
 
 
+def _of_one_type(schema: dict[str, Any]) -> None:
+    """Say in a body's schema which providers each type has."""
+    schema["oneOf"] = [
+        {"properties": {"connector_type": {"const": family}, "provider": {"enum": list(names)}}}
+        for family, names in kinds().items()
+    ]
+
+
 class NewConnector(Body):
     """A connector to register. `config` is checked against the provider's own schema."""
 
+    model_config = ConfigDict(json_schema_extra=_of_one_type)
     name: Name
     connector_type: Literal["database", "api", "storage", "messaging"]
     provider: Annotated[str, Field(max_length=64)]
@@ -91,6 +114,7 @@ class OwnedConnector(NewConnector):
 class NewTest(Body):
     """A config to try without saving it."""
 
+    model_config = ConfigDict(json_schema_extra=_of_one_type)
     connector_type: Literal["database", "api", "storage", "messaging"]
     provider: Annotated[str, Field(max_length=64)]
     config: dict[str, Any]
@@ -105,6 +129,15 @@ class OwnedTest(NewTest):
 class ConnectorChange(Body):
     """What to change. `config` is merged (RFC 7396): a key is replaced, `null` removes it, the rest stays."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["name"], "properties": {"name": {"type": "string"}}},
+                {"required": ["status"], "properties": {"status": {"type": "string"}}},
+                {"required": ["config"], "properties": {"config": {"type": "object", "minProperties": 1}}},
+            ]
+        }
+    )
     name: Name | None = None
     status: Literal["active", "inactive"] | None = None
     config: dict[str, Any] | None = None
@@ -154,13 +187,30 @@ class NewAttachment(Body):
 class NewKey(Body):
     """An API key to make: a person's or a service's with `role`, or an agent's with `agent_id`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {
+                    "required": ["role"],
+                    "properties": {
+                        "role": {"type": "string"},
+                        "aliases": {"type": "null"},
+                        "effects": {"type": "null"},
+                    },
+                },
+                {"required": ["agent_id"], "properties": {"agent_id": {"type": "string"}}},
+            ]
+        }
+    )
+
     name: Name = "key"
     role: Role | None = Field(None, strict=False)
     agent_id: Identifier | None = None
     aliases: list[Alias] | None = Field(None, min_length=1, max_length=100)
     effects: list[Annotated[Effect, Field(strict=False)]] | None = Field(None, min_length=1, max_length=len(Effect))
-    expires_at: Annotated[str, AfterValidator(timestamp)] | None = None
-    organization_id: Identifier | None = None
+    expires_at: Time | None = None
+    organization_id: SkipJsonSchema[Identifier | None] = None
+    """In process, whose key it is; a remote caller's are of its own organization."""
 
 
 class NewQuery(Body):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import ConfigDict, Field
 
 from studio.contract import ProviderConfig
 from studio.errors import (
@@ -31,7 +31,7 @@ from studio.services import execution, health, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.inputs import Body, timestamp
+from studio.services.inputs import Body, Time, Whole
 from studio.services.planning import Target
 from studio.store import rotations
 from studio.store.health import Found
@@ -44,14 +44,20 @@ _TRIES = 5
 class NewSecrets(Body):
     """The new secrets, or `generate` to have the password made here and set upstream."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["config"], "properties": {"config": {"type": "object", "minProperties": 1}}},
+                {"required": ["generate"], "properties": {"generate": {"const": True}}},
+            ]
+        }
+    )
     config: dict[str, Any] | None = Field(None, description="The secrets to replace, where the config has them.")
     generate: bool = Field(False, description="Make a password and set it upstream, under the account itself.")
-    grace_s: Annotated[int, Field(ge=0, le=30 * 86_400)] = Field(
+    grace_s: Annotated[Whole, Field(ge=0, le=30 * 86_400)] = Field(
         GRACE_S, description="How long the old secrets are kept to fall back on, seconds."
     )
-    expires_at: Annotated[str, AfterValidator(timestamp)] | None = Field(
-        None, description="When the new secrets end; reminders are sent before."
-    )
+    expires_at: Time | None = Field(None, description="When the new secrets end; reminders are sent before.")
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> NewSecrets:
