@@ -109,7 +109,7 @@ def _routes(routes: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _routes(inner.routes, prefix)
             continue
         for method in route.methods or ():
-            yield method, prefix + route.path
+            yield method, prefix + getattr(route, "path_format", route.path)
 
 
 def served(application: Application) -> set[tuple[str, str]]:
@@ -119,6 +119,7 @@ def served(application: Application) -> set[tuple[str, str]]:
         (method.upper(), path)
         for path, methods in application.management.openapi()["paths"].items()
         for method in methods
+        if path != "/mcp"
     }
     return {(method, path) for method, path in found | documented if method != "HEAD"}
 

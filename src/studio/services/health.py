@@ -24,7 +24,7 @@ from studio.services import alerts, execution, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.inputs import Body, Whole
+from studio.services.inputs import WHOLE, Body
 from studio.services.planning import Target
 from studio.services.sessions import SessionKey
 from studio.store import health as rows
@@ -123,7 +123,7 @@ class Schedule(Body):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    interval_s: Annotated[Whole, Field(ge=5, le=86_400)] | None = Field(
+    interval_s: Annotated[int, Field(ge=5, le=86_400), WHOLE] | None = Field(
         None, description="Seconds between two probes; null for the service's own interval."
     )
 

@@ -65,8 +65,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""An integer as JSON has it: `5.0` is one (JSON Schema, section 6.1.1)."""
+WHOLE = BeforeValidator(_whole)
+"""Takes an integer as JSON has it: `5.0` is one (JSON Schema, section 6.1.1)."""
 Time = Annotated[str, AfterValidator(timestamp), Field(json_schema_extra={"format": "date-time"})]
 
 

@@ -31,7 +31,7 @@ from studio.services import execution, health, metrics, probes
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
-from studio.services.inputs import Body, Time, Whole
+from studio.services.inputs import WHOLE, Body, Time
 from studio.services.planning import Target
 from studio.store import rotations
 from studio.store.health import Found
@@ -54,7 +54,7 @@ class NewSecrets(Body):
     )
     config: dict[str, Any] | None = Field(None, description="The secrets to replace, where the config has them.")
     generate: bool = Field(False, description="Make a password and set it upstream, under the account itself.")
-    grace_s: Annotated[Whole, Field(ge=0, le=30 * 86_400)] = Field(
+    grace_s: Annotated[int, Field(ge=0, le=30 * 86_400), WHOLE] = Field(
         GRACE_S, description="How long the old secrets are kept to fall back on, seconds."
     )
     expires_at: Time | None = Field(None, description="When the new secrets end; reminders are sent before.")
