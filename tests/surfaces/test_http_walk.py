@@ -25,12 +25,20 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
 
 
 def routes(api: Api) -> list[tuple[str, set[str]]]:
-    """Each path with something in its places, and the methods of all templates that it fits: `/test` is an id, too."""
+    """Each path with something in its places, and the methods of all templates that it fits."""
     paths = api.application.management.openapi()["paths"]
     filled = [re.sub(r"\{\w+\}", "x", path) for path in paths]
     fitting = {path: re.compile(re.sub(r"\{\w+\}", "[^/]+", path)) for path in paths}
     return [
-        (path, {method.upper() for other in paths if fitting[other].fullmatch(path) for method in paths[other]})
+        (
+            path,
+            {
+                method.upper()
+                for other in ([path] if path in paths else paths)
+                if fitting[other].fullmatch(path)
+                for method in paths[other]
+            },
+        )
         for path in filled
     ]
 
@@ -53,6 +61,8 @@ async def test_a_method_that_a_route_does_not_have_is_405_and_names_those_that_i
 
 async def test_a_slash_too_many_is_no_route(api: Api) -> None:
     for path, methods in routes(api):
+        if path == "/mcp":  # clients are told it with a slash and without
+            continue
         for method in methods:
             for wrong in (f"{path}/", f"/{path}", path.replace("/x", "/x%2Fx", 1) if "/x" in path else f"{path}%2F"):
                 is_a_problem(await api.call(method, wrong, {} if method != "GET" else None), 404)
@@ -83,4 +93,5 @@ async def test_a_body_that_is_not_json_is_refused_by_its_type(api: Api) -> None:
         ):
             path = re.sub(r"\{\w+\}", "x", path)
             is_a_problem(await api.call(method.upper(), path, raw=b"{}", content_type=kind), 415)
-        is_a_problem(await api.call(method.upper(), path, raw=b"\xff\xfe", who="admin"), 400, 404)
+        if path != "/mcp":  # its errors are JSON-RPC's
+            is_a_problem(await api.call(method.upper(), path, raw=b"\xff\xfe", who="admin"), 400, 404)
