@@ -23,7 +23,7 @@ from tests.surfaces.conftest import Server
 from studio.app import Application
 from studio.settings import Settings
 
-EXAMPLES = 8
+EXAMPLES = 4
 """Random ones for each operation, after those of the coverage phase."""
 MEANING = {
     "POST /api/v1/connectors": "a config is a provider's own, see /connectors/types/{provider}",
