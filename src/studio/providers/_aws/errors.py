@@ -6,6 +6,7 @@ Codes: "Common errors" in the API references of Amazon S3, SQS and STS.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from json import JSONDecodeError
 from typing import Any
 
 from studio.errors import AuthFailed, InvalidRequest, RateLimited, StudioError, Timeout, Unreachable, UpstreamError
@@ -72,6 +73,8 @@ def translate(
         return Unreachable("the request could not be sent or its answer not be read")
     if isinstance(exc, boto.ParamValidationError):
         return InvalidRequest(misfit)
-    if isinstance(exc, ResponseParserError | boto.BotoCoreError):
+    if isinstance(
+        exc, ResponseParserError | boto.BotoCoreError | JSONDecodeError | UnicodeDecodeError | RecursionError
+    ):
         return UpstreamError(stranger)
     return None

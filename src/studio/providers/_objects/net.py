@@ -22,11 +22,14 @@ from studio.contract import Network, Probe, Stage
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.web import Url
 from studio.errors import InvalidConfig, StudioError, Unreachable, UpstreamError
+from studio.providers._bounds import too_many
 from studio.providers._objects.parts import TooSlow
 
 _MAX_CONTEXTS = 64
-MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes of a list or an error. A page of 1,000 keys takes about 1 MiB."""
+MAX_ANSWER = 6 * 1024 * 1024
+"""Bytes of a list or an error. A page of 1,000 keys takes about 1 MiB, of the longest ones 4."""
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")
 _contexts: OrderedDict[str | None, TlsContext] = OrderedDict()
 
 
@@ -87,13 +90,18 @@ class Gate:
 
 
 class Bounded(aiohttp.ClientResponse):
-    """An answer that is read as a whole only up to a bound; none that the storage services give is as large."""
+    """An answer that is read as a whole only within bounds, before any parser of a driver sees it.
+
+    None that the services give is larger, and none has a DOCTYPE, whose entities a driver would resolve.
+    """
+
+    most = MAX_ANSWER
 
     async def read(self) -> bytes:
-        """The body. Raises UpstreamError."""
+        """The body; empty where an error comes as a web page. Raises UpstreamError."""
         if self._body is None:
             try:
-                self._body = await self._bounded()
+                self._body = self._judged(await self._bounded())
             except BaseException:
                 self.close()
                 raise
@@ -101,17 +109,38 @@ class Bounded(aiohttp.ClientResponse):
         return self._body
 
     async def _bounded(self) -> bytes:
-        parts, size = [], 0
+        body = bytearray()
         async for chunk in self.content.iter_any():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > MAX_ANSWER:
-                raise UpstreamError("the server's answer is larger than any that this call has")
-        return b"".join(parts)
+            body += chunk
+            if len(body) > self.most:
+                raise UpstreamError("the server's answer is larger than any that this call has; ask for fewer rows")
+        return bytes(body)
+
+    def _judged(self, body: bytes) -> bytes:
+        if body.startswith(_UTF_16) or (b"<!DOCTYPE" in body and not body.lstrip(_BLANK).startswith((b"{", b"["))):
+            if self.status >= 300:
+                return b""
+            raise UpstreamError("the server's answer has a DOCTYPE or is in UTF-16, which is never read")
+        if too_many(body):
+            raise UpstreamError("the server's answer has more values than any of this call; ask for fewer rows")
+        return body
+
+
+class BoundedMessages(Bounded):
+    """The same for answers that carry messages: ten of 1 MiB each."""
+
+    most = 16 * 1024 * 1024
 
 
 async def session(
-    stack: AsyncExitStack, network: Network, *, connections: int, connect_s: float, read_s: float, ca: str | None
+    stack: AsyncExitStack,
+    network: Network,
+    *,
+    connections: int,
+    connect_s: float,
+    read_s: float,
+    ca: str | None,
+    answers: type[Bounded] = Bounded,
 ) -> aiohttp.ClientSession:
     """A session of at most `connections` sockets; closed with `stack`. It connects on first use.
 
@@ -130,7 +159,7 @@ async def session(
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=read_s),
         trust_env=False,
-        response_class=Bounded,
+        response_class=answers,
         auto_decompress=False,
         skip_auto_headers={"Content-Type", "User-Agent"},
     )

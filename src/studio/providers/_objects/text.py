@@ -15,6 +15,7 @@ from studio.contract import Column, canonical
 from studio.contract.storage import StorageConfig
 from studio.contract.values import size_of
 from studio.errors import InvalidRequest, ResultBlocked, UpstreamError
+from studio.providers._bounds import MAX_VALUES, too_many
 from studio.providers._objects.parts import Entry, Page
 
 COLUMNS: list[Column] = [
@@ -121,6 +122,10 @@ async def decoded(body: bytes, encoding: str, entry: Entry, offset: int, cap: in
         if found is not _NOT_JSON:
             return {"encoding": "json", "content": found, "length": len(body)}
         if encoding == "json":
+            if whole and too_many(body):
+                raise InvalidRequest.at(
+                    "encoding", f"the content has more than {MAX_VALUES} values; read it as text, or as rows"
+                )
             cut = "" if whole else ", because it does not fit into max_bytes; read it as text, or as rows"
             raise InvalidRequest.at("encoding", f"the content is not JSON{cut}")
     if encoding != "base64":
@@ -141,6 +146,8 @@ async def _at_once(body: bytes) -> Any:
 
 
 def _json(body: bytes) -> Any:
+    if too_many(body):
+        return _NOT_JSON
     try:
         return canonical(json.loads(body))
     except (ValueError, RecursionError):

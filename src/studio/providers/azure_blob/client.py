@@ -235,7 +235,7 @@ def _expected() -> Iterator[None]:
     except BaseException as exc:
         for answer in _answers.get():
             answer.close()
-        if isinstance(exc, TypeError | AttributeError | LookupError | ValueError):
+        if isinstance(exc, TypeError | AttributeError | LookupError | ValueError | RecursionError):
             raise _strange() from exc
         raise
     finally:

@@ -117,7 +117,9 @@ def _split(text: str) -> list[tuple[Part, ...]]:
             current, at = None, at + 1
             continue
         part, end = _part(text, at, current is None)
-        current = [*(current or ()), part]
+        if current is None:
+            current = []
+        current.append(part)
         at = end
     if current is not None:
         arguments.append(tuple(current))

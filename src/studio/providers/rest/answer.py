@@ -12,6 +12,7 @@ from typing import Any
 from studio.contract.values import EXACT_INTEGER
 from studio.errors import ResultBlocked, UpstreamError
 from studio.models import Result
+from studio.providers._bounds import MAX_VALUES, first_values, too_many
 from studio.providers._http.body import Answer
 from studio.providers._http.redact import Redactor, mapped
 
@@ -34,6 +35,10 @@ _DIGITS = len(str(EXACT_INTEGER)) - 1
 _TOO_LARGE = (
     "the answer is larger than max_bytes={0}, and no part of it makes sense by itself; "
     "ask for less (a page, fewer fields), or have max_bytes raised"
+)
+_TOO_MANY = (
+    f"the answer holds more than {MAX_VALUES} values, and no part of it makes sense by itself; "
+    "ask for less (a page, fewer fields)"
 )
 
 
@@ -87,10 +92,12 @@ def body_of(answer: Answer, redactor: Redactor, limit: int) -> Body:
 
 
 def _json_body(answer: Answer, redactor: Redactor, limit: int) -> Body:
-    body = answer.body
+    body, cut = answer.body, answer.cut
+    if too_many(body):
+        body, cut = _first_items(body), True
     try:
-        text = body.decode("utf-8-sig", "ignore" if answer.cut else "strict")
-        value = _leading_items(text, limit) if answer.cut else _DECODER.decode(text)
+        text = body.decode("utf-8-sig", "ignore" if cut else "strict")
+        value = _leading_items(text, _TOO_LARGE.format(limit)) if cut else _DECODER.decode(text)
         _check_depth(body, value)
         if _HALF_PAIR.search(body):
             value = mapped(value, _whole)
@@ -100,7 +107,14 @@ def _json_body(answer: Answer, redactor: Redactor, limit: int) -> Body:
         raise UpstreamError("the upstream's answer says that it is JSON, and is not") from exc
     except RecursionError as exc:
         raise UpstreamError("the upstream's answer is JSON nested too deeply") from exc
-    return Body(value, cut=answer.cut)
+    return Body(value, cut=cut)
+
+
+def _first_items(body: bytes) -> bytes:
+    """The beginning of an array of too many values. Raises ResultBlocked."""
+    if not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        raise ResultBlocked(_TOO_MANY)
+    return first_values(body)
 
 
 def _check_depth(body: bytes, value: Any) -> None:
@@ -120,11 +134,11 @@ def _check_depth(body: bytes, value: Any) -> None:
     raise RecursionError
 
 
-def _leading_items(text: str, limit: int) -> list[Any]:
+def _leading_items(text: str, refusal: str) -> list[Any]:
     """The complete items at the beginning of an array that was cut."""
     at = len(text) - len(text.lstrip())
     if text[at : at + 1] != "[":
-        raise ResultBlocked(_TOO_LARGE.format(limit))
+        raise ResultBlocked(refusal)
     items: list[Any] = []
     at = _BLANKS.match(text, at + 1).end()  # type: ignore[union-attr]
     while True:
@@ -138,7 +152,7 @@ def _leading_items(text: str, limit: int) -> list[Any]:
         items.append(item)
         at = _BLANKS.match(text, end + 1).end()  # type: ignore[union-attr]
     if not items:
-        raise ResultBlocked(_TOO_LARGE.format(limit))
+        raise ResultBlocked(refusal)
     return items
 
 

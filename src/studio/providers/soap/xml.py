@@ -11,6 +11,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from lxml import etree
 
+from studio.providers._bounds import MAX_VALUES, too_many
+
 Element: TypeAlias = Any
 """An element of lxml, which has no types of its own."""
 
@@ -36,6 +38,8 @@ def read_xml(content: bytes) -> Element:
     Raises:
         NotXml: see there.
     """
+    if too_many(content):
+        _refuse(f"has more than {MAX_VALUES} elements; ask for less")
     text = _text(content)
     begin = _PROLOG.match(text)
     if begin is not None and text.startswith("<!", begin.end()):

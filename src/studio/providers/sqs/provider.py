@@ -104,7 +104,7 @@ class Sqs(AcknowledgingProvider[SqsConfig], Listing):
 
         http = await net.session(
             stack, self.network, connections=config.pool_size, connect_s=config.connect_timeout_s,
-            read_s=config.timeout_s + 1, ca=config.ssl_ca,
+            read_s=config.timeout_s + 1, ca=config.ssl_ca, answers=net.BoundedMessages,
         )  # fmt: skip
         self._client = await aws.client("sqs", stack, config.access(external_id=self.organization_id), http)
         self._queues = Queues(self._client, config.queue_url)
