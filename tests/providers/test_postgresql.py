@@ -7,7 +7,7 @@ import datetime as dt
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -651,8 +651,18 @@ async def test_a_read_costs_one_round_trip_once_it_is_known(postgres: Postgres) 
         write, channel._transport = channel._transport.write, _Recorder(channel._transport, sent)
         await call(provider, "query", query="SELECT 1")
         assert len(sent) == 1
-        assert [name for name in (b"ROLLBACK", b"READ ONLY", b"statement_timeout") if name not in sent[0]] == []
+        assert [name for name in (b"ROLLBACK", b"READ ONLY") if name not in sent[0]] == []
         assert write
+
+
+async def test_the_servers_own_limits_are_back_after_every_kind_of_use(postgres: Postgres) -> None:
+    look = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
+    config = postgres.config(pool_size=1, read_only=False, timeout_s=7)
+    async with open_provider(Postgresql, config) as provider:
+        for query in ("SELECT set_config('statement_timeout', '0', false)", "CREATE TEMP TABLE t AS SELECT 1 AS one"):
+            with suppress(StudioError):
+                await call(provider, "execute", query=query)
+            assert (await call(provider, "query", query=look)).rows == [("7s", "14s")]
 
 
 class _Recorder:
@@ -669,5 +679,5 @@ class _Recorder:
 
 def test_the_preambles_tag_is_no_tag_of_a_query() -> None:
     """`Session.first` tells by it whether a portal is exhausted."""
-    assert pool_module.PREAMBLE_TAG == b"SET"
+    assert pool_module.PREAMBLE_TAG == b"BEGIN"
     assert math.isfinite(pool_module.LINGER_S)

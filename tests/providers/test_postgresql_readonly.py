@@ -301,7 +301,7 @@ async def test_without_the_read_only_transaction_a_function_writes(
     provider: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control of the transaction: with the write path's BEGIN the same call has its effect until ROLLBACK."""
-    provider._pool._preambles = (provider._pool._preambles[1],) * 2
+    monkeypatch.setattr(pool_module, "PREAMBLES", (pool_module.PREAMBLES[1],) * 2)
     assert (await call(provider, "query", query="SELECT f_delete()")).rows == [(1,)]
 
 

@@ -25,7 +25,12 @@ LINGER_S = 0.002
 SEEN_TEXTS = 4_096
 """Texts remembered as seen once; the second time a text gets a prepared statement."""
 
-PREAMBLE_TAG = b"SET"
+PREAMBLES = run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"), run("BEGIN READ WRITE")
+"""Of a read and of a write, which is named: the role may have a default_transaction_read_only.
+
+The time limits are the session's own (`limits`): a ROLLBACK undoes what a read sets, and a reset brings them back.
+"""
+PREAMBLE_TAG = b"BEGIN"
 """The command tag of the last statement of a preamble; no statement that may run here has it."""
 
 UNLOCK = (
@@ -43,13 +48,21 @@ RESET = (
 DISCARD = "DISCARD ALL"
 
 
+def limits(limit_s: float) -> dict[str, str]:
+    """The server's own bounds, as settings that a session begins with: RESET and DISCARD bring it back to them.
+
+    A reader slower than twice `limit_s`, or a process of ours that hangs, does not hold a snapshot for ever.
+    """
+    limit_ms = max(1, round(limit_s * 1000))
+    return {"statement_timeout": str(limit_ms), "idle_in_transaction_session_timeout": str(limit_ms * 2)}
+
+
 class Session(SqlSession):
     """A connection of asyncpg."""
 
-    def __init__(self, conn: Any, preambles: tuple[bytes, bytes]) -> None:
+    def __init__(self, conn: Any) -> None:
         super().__init__(conn)
         self.timer: asyncio.TimerHandle | None = None
-        self._preambles = preambles
         self._plans: dict[str, Plan] = {}
         self._open = False
 
@@ -78,7 +91,7 @@ class Session(SqlSession):
         `check` is a query that the server's grammar must also take as that of a read-only cursor:
         it refuses all but SELECT and VALUES, and data-modifying CTEs.
         """
-        start = ROLLBACK + self._preambles[write] if self._open else self._preambles[write]
+        start = ROLLBACK + PREAMBLES[write] if self._open else PREAMBLES[write]
         if check is not None:
             start += parse(f"DECLARE _q NO SCROLL CURSOR FOR {check}")
         self._open = True
@@ -130,22 +143,12 @@ class Pool(SqlPool[Session]):
     Args:
         connect: makes a connection. Raises errors of ours.
         size, wait_s: see `SqlPool`.
-        limit_s: the server's own bound on one statement, seconds.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], *, size: int, wait_s: float, limit_s: float) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Any]], *, size: int, wait_s: float) -> None:
         super().__init__(size=size, wait_s=wait_s)
         self._connect = connect
         self._seen: OrderedDict[int, None] = OrderedDict()
-        limit_ms = max(1, round(limit_s * 1000))
-        limits = run(f"SET LOCAL statement_timeout = {limit_ms}")
-        # A reader slower than this, or a process of ours that hangs, does not hold a snapshot for ever.
-        limits += run(f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms * 2}")
-        self._preambles = (
-            run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") + limits,
-            # Named, so that a default_transaction_read_only of the role does not refuse what it may write.
-            run("BEGIN READ WRITE") + limits,
-        )
 
     def seen(self, text: str) -> bool:
         """Whether this text came before; remembers it."""
@@ -168,7 +171,7 @@ class Pool(SqlPool[Session]):
             session.timer = loop.call_later(LINGER_S, self._start_cleaning, session, session.clean, "ROLLBACK")
 
     async def _new(self) -> Session:
-        return Session(await self._connect(), self._preambles)
+        return Session(await self._connect())
 
     async def _end(self, session: Session) -> None:
         await session.conn.close()  # asyncpg first sees a pending cancel request through to its acknowledgement

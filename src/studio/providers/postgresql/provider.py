@@ -24,7 +24,7 @@ from studio.providers.postgresql import catalog, guard
 from studio.providers.postgresql.config import PostgresqlConfig
 from studio.providers.postgresql.errors import login_error, tls_failed, work_error
 from studio.providers.postgresql.password import set_password_text
-from studio.providers.postgresql.pool import Pool
+from studio.providers.postgresql.pool import Pool, limits
 from studio.providers.postgresql.values import SETTINGS
 from studio.providers.postgresql.wire import GuardedLoop
 from studio.providers.postgresql.work import explain_text, read, write
@@ -55,7 +55,6 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
             self._connect,
             size=config.pool_size,
             wait_s=config.timeout_s * 0.9,  # before the deadline, so that a full pool is told from a slow server
-            limit_s=config.timeout_s,
         )
         stack.push_async_callback(self._pool.close)
 
@@ -159,7 +158,7 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
 
         config = self.config
         loop = GuardedLoop(asyncio.get_running_loop(), self.network)
-        settings = {**SETTINGS, "application_name": config.application_name}
+        settings = {**SETTINGS, **limits(config.timeout_s), "application_name": config.application_name}
         if config.schema:
             settings["search_path"] = catalog.quoted(config.schema)
         try:
