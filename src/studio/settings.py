@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -37,6 +37,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STUDIO_", hide_input_in_errors=True, extra="ignore")
 
+    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
     secrets_dir: Path | None = Field(
         None,
         description="Folder with one file a setting, such as STUDIO_ENCRYPTION_KEYS; the environment wins over it.",
@@ -227,6 +228,20 @@ class Settings(BaseSettings):
         if value is not None and not _SCOPE.fullmatch(value):
             raise ValueError("must be printable ASCII without spaces, quotes and backslashes")
         return value
+
+    def model_post_init(self, _context: object) -> None:
+        """Take the variables that `env://` references may name; the program may drop them after its start."""
+        self._variables = {name: os.environ[name] for name in self.reference_env if name in os.environ}
+
+    def variable(self, name: str) -> str | None:
+        """The value that a variable of `reference_env` had when the settings were read."""
+        return self._variables.get(name)
+
+    @classmethod
+    def secret_variables(cls) -> frozenset[str]:
+        """The environment's names of the settings that are secrets."""
+        prefix = cls.model_config.get("env_prefix", "")
+        return frozenset(f"{prefix}{name.upper()}" for name, info in cls.model_fields.items() if "SecretStr" in str(info.annotation))
 
     @property
     def files_root(self) -> Path:

@@ -113,9 +113,11 @@ def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
 
     async def work() -> None:
         from studio.app import Application
+        from studio.services import tracing
 
         application = Application(chosen)
         async with AsyncExitStack() as stack:
+            stack.callback(tracing.use_environment())
             await opened(stack, application.service)
             await _run(application, listener, lambda: None)
 

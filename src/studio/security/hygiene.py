@@ -21,25 +21,16 @@ AMBIENT = re.compile(
     re.IGNORECASE,
 )
 """Names that some driver, cloud kit or TLS library reads without being asked."""
-OWN_SECRETS = frozenset(
-    {
-        "STUDIO_ENCRYPTION_KEYS",
-        "STUDIO_DATABASE_URL",
-        "STUDIO_API_KEY",
-        "STUDIO_VAULT_TOKEN",
-        "STUDIO_KMS_SECRET_ACCESS_KEY",
-    }
-)
-"""Our own settings that hold a secret: read by now, and nobody else's business."""
 NO_METADATA = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
 _PR_SET_DUMPABLE = 4
 
 
-def clean(home: Path) -> dict[str, str]:
+def clean(home: Path, secrets: Iterable[str] = ()) -> dict[str, str]:
     """Leave this process nothing that a driver could find. Once, after the settings are read.
 
     Args:
         home: becomes `HOME`; made where it is missing, and must be empty.
+        secrets: further variables that were read by now, and that nobody else shall find.
 
     Returns:
         The ambient variables that were taken out, for a caller who was told to use one by its name.
@@ -53,8 +44,9 @@ def clean(home: Path) -> dict[str, str]:
             17, "must be an empty folder: it is the HOME of the service, where drivers look", str(home)
         )
     taken = {name: value for name, value in os.environ.items() if AMBIENT.fullmatch(name)}
-    _wipe(taken.keys() | OWN_SECRETS)
-    for name in taken.keys() | OWN_SECRETS:
+    gone = taken.keys() | set(secrets)
+    _wipe(gone)
+    for name in gone:
         os.environ.pop(name, None)
     os.environ.update(NO_METADATA, HOME=str(home))
     _refuse_core_dumps()

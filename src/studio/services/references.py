@@ -14,7 +14,6 @@ Source: https://openbao.org/api-docs/secret/kv/kv-v2/.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -49,8 +48,6 @@ class References:
     def __init__(self, settings: Settings, network: Network) -> None:
         self._settings = settings
         self._network = network
-        # What the environment allows is taken once: the program may clean its environment after its start.
-        self._variables = {name: os.environ[name] for name in settings.reference_env if name in os.environ}
         self._known: dict[tuple[str, str], tuple[float, str]] = {}
         self._flights: dict[tuple[str, str], asyncio.Task[str]] = {}
 
@@ -148,7 +145,7 @@ class References:
     async def _read(self, field: str, text: str) -> str:
         scheme, _, rest = text.partition("://")
         if scheme == "env":
-            found = self._variables.get(rest)
+            found = self._settings.variable(rest)
         elif scheme == "file":
             found = await asyncio.to_thread(_file_text, self._file(rest))
         else:

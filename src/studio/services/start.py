@@ -18,7 +18,8 @@ def start_clean(settings: Settings) -> dict[str, str]:
     Raises:
         OSError: the data folder cannot be used.
     """
-    dropped = hygiene.clean(settings.data_dir / "empty")
+    secrets = {*settings.secret_variables(), "STUDIO_API_KEY", *settings.reference_env}
+    dropped = hygiene.clean(settings.data_dir / "empty", secrets)
     url = database_url(settings)
     store = endpoint_of(url)
     own = [*([store] if store else []), *tracing.exports_to()]
