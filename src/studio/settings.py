@@ -241,7 +241,9 @@ class Settings(BaseSettings):
     def secret_variables(cls) -> frozenset[str]:
         """The environment's names of the settings that are secrets."""
         prefix = cls.model_config.get("env_prefix", "")
-        return frozenset(f"{prefix}{name.upper()}" for name, info in cls.model_fields.items() if "SecretStr" in str(info.annotation))
+        return frozenset(
+            f"{prefix}{name.upper()}" for name, info in cls.model_fields.items() if "SecretStr" in str(info.annotation)
+        )
 
     @property
     def files_root(self) -> Path:
