@@ -264,3 +264,9 @@ def test_only_marked_fields_may_be_overridden_and_no_destination_is_among_them()
     common = {"read_only", "timeout_s", "connect_timeout_s", "max_rows", "max_bytes", "pool_size"}
     assert set(Sample.overridable()) == common | {"database", "prefix", "schema"}
     assert not set(Sample.overridable()) & set(Sample.destination_fields())
+
+
+def test_a_field_that_does_not_exist_is_called_so() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        ProviderConfig.parse({"pasword": "x"})
+    assert [(entry.field, entry.message) for entry in caught.value.fields] == [("config.pasword", "no such field")]

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from studio import errors, models
 from studio.api.wire import ClientGone
+from studio.contract.config import said
 from studio.errors import FieldError, StudioError, as_studio
 
 __all__ = ["STATUS", "Refused", "as_studio", "install", "problem", "refusal", "require_post", "respond", "status_of"]
@@ -149,11 +150,11 @@ def install(app: FastAPI) -> None:
     async def _invalid(_request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
         fields = [
-            FieldError(".".join(str(part) for part in error["loc"][1:]) or "body", error["msg"])
+            FieldError(".".join(str(part) for part in error["loc"][1:]) or "body", said(error["type"], error["msg"]))
             for error in exc.errors()
         ]
-        said = "; ".join(f"{entry.field}: {entry.message}" for entry in fields)
-        return respond(errors.InvalidRequest(said, fields=fields))
+        message = "; ".join(f"{entry.field}: {entry.message}" for entry in fields)
+        return respond(errors.InvalidRequest(message, fields=fields))
 
     @app.exception_handler(HTTPException)
     async def _routing(request: Request, exc: Exception) -> Response:

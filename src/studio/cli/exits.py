@@ -16,7 +16,7 @@ EXIT: dict[str, int] = {
     "invalid_config": USAGE,
     "override_not_allowed": USAGE,
     "operation_not_supported": USAGE,
-    "not_found": 3,
+    "not_found": "studio connectors list and studio keys list show what there is; an alias needs --agent AGENT_ID",
     "unauthenticated": 4,
     "forbidden": 4,
     "read_only": 4,
@@ -40,7 +40,7 @@ EXIT: dict[str, int] = {
 HINTS: dict[str, str] = {
     "invalid_config": "studio connectors types PROVIDER lists the fields",
     "override_not_allowed": "studio connectors types PROVIDER lists what may be overridden",
-    "not_found": "studio connectors list shows what there is; an agent's alias needs --agent AGENT_ID",
+    "not_found": "studio connectors list and studio keys list show what there is; an alias needs --agent AGENT_ID",
     "unauthenticated": "set STUDIO_API_KEY, or give --key @FILE; an admin makes keys with: studio keys create",
     "conflict": "studio connectors list shows the names in use, studio connectors agent AGENT_ID its aliases",
     "secrets_required": "give each with --secret NAME (asks) or --secret NAME=@FILE",

@@ -244,12 +244,17 @@ def _first_step(path: str) -> tuple[str, str, str]:
     return re.sub(r"\\(.)", r"\1", found[0]), path[found.end() : found.end() + 1], path[found.end() + 1 :]
 
 
+def said(kind: str, message: str) -> str:
+    """Pydantic's message for an error of this kind, where ours is not plainer."""
+    return "no such field" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+
+
 def field_errors(exc: ValidationError, prefix: str) -> list[FieldError]:
     """Pydantic's findings as dotted paths, with neither input nor context."""
     return [
         FieldError(
             ".".join([prefix, *map(str, error["loc"])]) if prefix else ".".join(map(str, error["loc"])),
-            error["msg"].removeprefix("Value error, "),
+            said(error["type"], error["msg"]),
         )
         for error in exc.errors(include_url=False, include_input=False, include_context=False)
     ]
