@@ -16,7 +16,7 @@ EXIT: dict[str, int] = {
     "invalid_config": USAGE,
     "override_not_allowed": USAGE,
     "operation_not_supported": USAGE,
-    "not_found": "studio connectors list and studio keys list show what there is; an alias needs --agent AGENT_ID",
+    "not_found": 3,
     "unauthenticated": 4,
     "forbidden": 4,
     "read_only": 4,
