@@ -25,7 +25,7 @@ class Unaudited:
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        metrics.record(self._kind, "query", "ok", self.seconds())
+        metrics.record("database", self._kind, "query", "ok", self.seconds())
 
     def seconds(self) -> float:
         """Since the call began."""
