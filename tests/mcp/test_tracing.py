@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from tests.mcp.conftest import META, MODERN, World, request
 
 from studio.services import tracing
@@ -108,6 +109,14 @@ async def test_no_value_name_or_statement_stands_in_a_span_also_of_what_fails(
     (http,) = [span for span in found if span.name == route]
     assert f"{http.context.trace_id:032x}" == TRACE
     assert (http.attributes or {})["http.response.status_code"] == 422
+
+
+async def test_a_call_that_the_sampler_leaves_out_is_answered_all_the_same(world: World) -> None:
+    tracing.use(TracerProvider(sampler=ALWAYS_OFF))
+    try:
+        assert (await world.data("run", alias="main_db", query="SELECT 1 AS one"))["rows"] == [[1]]
+    finally:
+        tracing.stop()
 
 
 async def test_the_metrics_tell_the_same_story(world: World) -> None:

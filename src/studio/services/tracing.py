@@ -138,7 +138,7 @@ def begun(family: str, provider: str, operation: str) -> Any:
 
 def ended(made: Any, code: str, rows: int | None) -> None:
     """End a span of `begun`; `code` is `ok` or an error code."""
-    if made is None:
+    if made is None or not made.is_recording():  # one that the sampler left out has no attributes
         return
     if code != "ok":
         failed(made, code)
