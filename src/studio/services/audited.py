@@ -98,7 +98,7 @@ class Call:
             self.entry.bytes = _size(result.data) if result.bytes is None else result.bytes
 
     async def counted(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Bytes on their way in, noted as they pass."""
+        """Bytes on their way in or out, noted as they pass."""
         async for chunk in chunks:
             self.passed(rows=0, size=len(chunk))
             yield chunk

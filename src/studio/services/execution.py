@@ -12,10 +12,7 @@ from studio.contract import Provider, ProviderConfig, Result
 from studio.contract.caps import Capped, capped
 from studio.contract.config import join_secrets
 from studio.contract.operation import Download
-from studio.errors import (
-    OperationNotSupported,
-    StudioError,
-)
+from studio.errors import OperationNotSupported, StudioError
 from studio.services.audited import Call
 from studio.services.configs import Kind
 from studio.services.core import Core
@@ -91,14 +88,8 @@ async def download(core: Core, planned: Planned) -> AsyncIterator[Download]:
                 content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
         except TimeoutError as exc:
             raise course.late() from exc
-        content.chunks = _counted(_in_time(content.chunks, course), call)
+        content.chunks = call.counted(_in_time(content.chunks, course))
         yield content
-
-
-async def _counted(chunks: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
-    async for chunk in chunks:
-        call.passed(rows=0, size=len(chunk))
-        yield chunk
 
 
 async def _in_time(parts: AsyncIterator[T], course: Course) -> AsyncGenerator[T, None]:

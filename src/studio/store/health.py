@@ -183,18 +183,18 @@ async def record(
             new_id(), tested.organization_id, tested.id, after.changed_at, before.state, after.state, **asdict(found)
         )
         connection.execute(insert(health_events).values(**asdict(event)))
-        agents = connection.scalars(
-            select(connector_instances.c.agent_id)
-            .where(connector_instances.c.connector_id == tested.id)
-            .distinct()
-            .order_by(connector_instances.c.agent_id)
-            .limit(AGENTS)
-        ).all()
-        for alert in tell(tested, event, agents):
+        for alert in tell(tested, event, _agents(connection, tested.id)):
             connection.execute(insert(alerts).values(**alert))
         return event
 
     return await write(work)
+
+
+def _agents(connection: Connection, connector_id: str) -> Sequence[str]:
+    """Some of those who use a connector, as many as an alert names."""
+    agent_id = connector_instances.c.agent_id
+    mine = connector_instances.c.connector_id == connector_id
+    return connection.scalars(select(agent_id).where(mine).distinct().order_by(agent_id).limit(AGENTS)).all()
 
 
 async def of(database: Database, connector_id: str) -> tuple[Health, list[Event]]:
