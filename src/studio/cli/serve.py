@@ -64,11 +64,9 @@ def serve(
 
 async def _serve(chosen: Settings, log_level: str, as_json: bool) -> None:
     from studio.app import Application
-    from studio.services import tracing
 
     _log(log_level)
     async with AsyncExitStack() as stack:
-        stack.callback(tracing.use_environment())
         # Bound before anything is printed or made: whoever reads the address can connect to it. And before
         # the service opens: its egress gate must know the port that it got.
         listener = stack.enter_context(_listen(chosen.host, chosen.port))
@@ -113,11 +111,9 @@ def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
 
     async def work() -> None:
         from studio.app import Application
-        from studio.services import tracing
 
         application = Application(chosen)
         async with AsyncExitStack() as stack:
-            stack.callback(tracing.use_environment())
             await opened(stack, application.service)
             await _run(application, listener, lambda: None)
 
@@ -143,6 +139,7 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
     import uvicorn
 
     from studio.server import config
+    from studio.services import tracing
 
     server = uvicorn.Server(config(application))
     # What stands after the start stands until the end: collections need not walk it, nor come so often.
@@ -152,7 +149,9 @@ async def _run(application: Application, listener: socket.socket, ready: Callabl
     # The loop would note each asynchronous generator, to close at its end those that are left; ten a request. Those
     # of a request are closed where they are used, and the service, which relies on it, is open by now.
     sys.set_asyncgen_hooks(firstiter=None)
-    with _signals_stop(server):
+    with ExitStack() as stack:
+        stack.callback(tracing.use_environment())
+        stack.enter_context(_signals_stop(server))
         ready()
         watching = asyncio.create_task(application.service.watch(), name="studio-watch")
         try:

@@ -11,6 +11,14 @@ from typing import Any
 
 from studio.errors import AuthFailed, StudioError, Timeout, Unreachable, UpstreamError
 
+FIXES = {
+    "tls": "set tls to what the server offers on that port, and give its CA in tls_ca",
+    "login": "check username, password and db",
+    "auth_failed": "check username and password, and the account's ACL (ACL GETUSER)",
+    "privileges": "allow the account what the statement under grant allows",
+    "sample": "allow the account PING",
+}
+"""The usual fix of each stage of a connection test that fails."""
 _LOST = "the connection to the server was lost while it worked"
 _FULL = "the server has no free connection; try again, or lower pool_size"
 _LOADING = "the server is loading its data; try again"

@@ -23,7 +23,7 @@ from studio.providers._lifo import Pool
 from studio.providers._tcp import Tcp
 from studio.providers.redis import shapes
 from studio.providers.redis.config import RedisConfig
-from studio.providers.redis.errors import intact, lost, work_error
+from studio.providers.redis.errors import FIXES, intact, lost, work_error
 from studio.providers.redis.judge import Verdict, confirm, judge, placed, stripped
 from studio.providers.redis.line import encoded, parse
 from studio.providers.redis.password import set_password
@@ -53,13 +53,7 @@ class Redis(DatabaseProvider[RedisConfig]):
     kind: ClassVar[str] = "redis"
     Config: ClassVar[type[ProviderConfig]] = RedisConfig
     rotates: ClassVar[str | None] = "password"
-    fixes: ClassVar[Mapping[str, str]] = {
-        "tls": "set tls to what the server offers on that port, and give its CA in tls_ca",
-        "login": "check username, password and db",
-        "auth_failed": "check username and password, and the account's ACL (ACL GETUSER)",
-        "privileges": "allow the account what the statement under grant allows",
-        "sample": "allow the account PING",
-    }
+    fixes: ClassVar[Mapping[str, str]] = FIXES
 
     _pool: Pool[Session]
 

@@ -32,7 +32,7 @@ from studio.providers import _messages as shared
 from studio.providers._lifo import Pool
 from studio.providers._tcp import Tcp
 from studio.providers.redis.config import RedisServerConfig
-from studio.providers.redis.errors import intact, lost
+from studio.providers.redis.errors import FIXES, intact, lost
 from studio.providers.redis.privileges import privileges
 from studio.providers.redis.shapes import glob_literal, text
 
@@ -61,13 +61,7 @@ class RedisPubsub(MessagingProvider[RedisPubsubConfig], Listing):
 
     kind: ClassVar[str] = "redis_pubsub"
     Config: ClassVar[type[ProviderConfig]] = RedisPubsubConfig
-    fixes: ClassVar[Mapping[str, str]] = {
-        "tls": "set tls to what the server offers on that port, and give its CA in tls_ca",
-        "login": "check username, password and db",
-        "auth_failed": "check username and password, and the account's ACL (ACL GETUSER)",
-        "privileges": "allow the account what the statement under grant allows",
-        "sample": "allow the account PING",
-    }
+    fixes: ClassVar[Mapping[str, str]] = FIXES
 
     _pool: Pool[Session]
 
