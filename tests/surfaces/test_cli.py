@@ -827,3 +827,15 @@ def test_rotation_says_how_many_rows_it_sealed_anew_and_that_none_is_left(embedd
     assert (done["rows"], done["left"], done["failed"]) == (2, 0, [])
     assert embedded("encryption", "status", "--json").json["keys"][0]["rows"] == 2
     assert "0 left on an old key" in embedded("encryption", "rotate").out
+
+
+def test_a_rotation_that_fails_says_what_fits_a_rotation(embedded: Studio, toys: None, tmp_path: Path) -> None:
+    made_toy(embedded, tmp_path)
+    (tmp_path / "password").write_text("wrong\n")
+    given = embedded("connectors", "rotate", "Toy", "--secret", f"password=@{tmp_path}/password")
+    assert given.code == exits.EXIT["auth_failed"]
+    assert given.err.splitlines()[-1].startswith("  next: nothing has changed here; give the secret")
+    generated = embedded("connectors", "rotate", "Toy", "--generate")
+    assert generated.code == exits.EXIT["operation_not_supported"]
+    assert "then: studio connectors rotate NAME --secret password" in generated.err
+    assert "connectors update" not in given.err + generated.err

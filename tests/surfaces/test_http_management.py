@@ -108,7 +108,7 @@ async def test_a_created_connector_comes_back_in_the_documents_fields_without_it
     [
         ({"connector_type": "nonsense"}, 422, "invalid_request", "connector_type"),
         ({"connector_type": "storage"}, 400, "invalid_request", "provider"),
-        ({"provider": "nonsense"}, 422, "invalid_request", "provider"),
+        ({"provider": "nonsense"}, 400, "invalid_request", "provider"),
         ({"provider": "kafka", "connector_type": "database"}, 400, "invalid_request", "provider"),
         ({"config": {}}, 422, "invalid_config", "config.host"),
         ({"config": {"host": "db", HIDDEN[:5]: 1}}, 422, "invalid_config", f"config.{HIDDEN[:5]}"),

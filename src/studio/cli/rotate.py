@@ -6,15 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli import text
+from studio.cli import exits, text
 from studio.cli.common import config_options, connector_id, json_option
 from studio.cli.given import merged_config
 from studio.cli.where import with_service
+from studio.errors import StudioError
 
 if TYPE_CHECKING:
     from studio.cli.where import Service
 
 _config, _, _secret = config_options
+_BY_HAND = "set a password upstream, then: studio connectors rotate NAME --secret password"
+_HINTS = {
+    "auth_failed": "nothing has changed here; give the secret that the upstream takes: --secret password",
+    "conflict": "run the command again shortly",
+    "operation_not_supported": _BY_HAND,
+}
+_GENERATE_HINTS = {
+    **_HINTS,
+    "auth_failed": f"--generate logs in with the password in force, which was refused; {_BY_HAND}",
+    "upstream_error": _BY_HAND,
+}
 
 
 @click.command()
@@ -36,7 +48,7 @@ async def rotate(
     dry_run: bool,
     as_json: bool,
     **config: Any,
-) -> None:
+) -> int | None:
     """Put new credentials in force, after a test of them; running operations end undisturbed.
 
     \b
@@ -51,5 +63,9 @@ async def rotate(
     }
     body = {key: value for key, value in given.items() if value is not None}
     found = await connector_id(service, connector)
-    record = await (service.preview_rotate(found, body) if dry_run else service.rotate(found, body))
+    try:
+        record = await (service.preview_rotate(found, body) if dry_run else service.rotate(found, body))
+    except StudioError as exc:
+        return exits.report(exc, hint=(_GENERATE_HINTS if generate else _HINTS).get(exc.code))
     (text.print_json if as_json else text.print_record)(record)
+    return None

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 from studio.contract import Network, Probe, Stage
@@ -28,6 +28,33 @@ _TRUST = {
     64: "the server's certificate is for another IP address",
 }
 """OpenSSL's X509_V_ERR_* in words."""
+
+
+DROPPED = (
+    "the host did not take the connection within connect_timeout_s: a firewall may drop the packets, "
+    "or the address is wrong"
+)
+SILENT = (
+    "the connection was taken, but nothing was said within connect_timeout_s: another kind of server listens on "
+    "that port, or this one hangs"
+)
+
+
+class Dialling:
+    """How far a connect has come: `taken` is set once the other side has accepted the TCP connection."""
+
+    taken = False
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[Dialling]:
+    """Bound a connect and what follows it. Raises Unreachable: `SILENT` where it was taken, else `DROPPED`."""
+    dialling = Dialling()
+    try:
+        async with asyncio.timeout(seconds):
+            yield dialling
+    except TimeoutError:
+        raise Unreachable(SILENT if dialling.taken else DROPPED) from None
 
 
 class TlsFailed(Unreachable):
@@ -67,16 +94,9 @@ class Tcp:
         except (ssl.SSLError, ValueError):
             raise InvalidConfig.at("config.tls_ca", "is not a usable PEM") from None
 
-    @asynccontextmanager
-    async def in_time(self) -> AsyncIterator[None]:
-        """Bound what is done inside by `connect_timeout_s`. Raises Unreachable."""
-        try:
-            async with asyncio.timeout(self.connect_timeout_s):
-                yield
-        except TimeoutError:
-            raise Unreachable(
-                "the server did not answer within connect_timeout_s; a firewall may drop the packets"
-            ) from None
+    def in_time(self) -> AbstractAsyncContextManager[Dialling]:
+        """Bound what is done inside by `connect_timeout_s`. See `within`."""
+        return within(self.connect_timeout_s)
 
     async def open(
         self,
@@ -94,9 +114,10 @@ class Tcp:
             EgressDenied: the address may not be dialled.
             StudioError: what `log_in` raises.
         """
-        async with self.in_time():
+        async with self.in_time() as dialling:
             context = await self.context()
             sock = await self.network.connect(address or self.host, self.port)
+            dialling.taken = True
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return await log_in(sock, context)
@@ -152,7 +173,8 @@ def upgrade_failure(exc: BaseException | None) -> Unreachable:
     """The same where TLS begins after the server has offered it, with the fields `ssl`; None: it did not offer it."""
     if exc is None:
         return Unreachable(
-            "the server does not offer TLS; turn TLS on there, or set ssl to false to send everything in clear text"
+            "the server does not offer TLS; check that it is the right port, and turn TLS on there, or set ssl to "
+            "false to send everything in clear text"
         )
     if isinstance(exc, ssl.SSLCertVerificationError):
         return Unreachable(_untrusted(exc, "ssl_ca"))

@@ -249,8 +249,8 @@ class Connectors(Bound):
 
 
 def _kind(connector_type: str, provider: str) -> Kind:
-    """The provider class. Raises BadRequest where it is not of that type."""
-    kind_types = {name: family for family, names in providers.kinds().items() for name in names}
-    if kind_types.get(provider, connector_type) != connector_type:
-        raise BadRequest.at("provider", f"is not of the type {connector_type}")
+    """The provider class. Raises BadRequest where it is not of that type, or there is none such."""
+    names = providers.kinds().get(connector_type, ())
+    if provider not in names:
+        raise BadRequest.at("provider", f"is not of the type {connector_type}; those are: {', '.join(names)}")
     return providers.load(provider)

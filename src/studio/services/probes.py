@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.contract import Probe, Provider
-from studio.errors import ResultBlocked, StudioError, Timeout
+from studio.errors import ResultBlocked, StudioError, Timeout, Unreachable
 
 GENERAL_FIXES = {
     "resolve": "check the spelling of the host name, and that this machine's DNS knows it",
@@ -20,7 +20,9 @@ GENERAL_FIXES = {
     "auth_failed": "check username and password; after a change of password, update the connector",
     "egress_denied": "an operator can open the range with STUDIO_EGRESS_ALLOW",
     "timeout": "a firewall may drop the packets; check host and port, or raise connect_timeout_s",
+    "silent": "check that such a server speaks on that port, and that it is not starting, frozen or overloaded",
 }
+_BEFORE = {"resolve", "connect", "tls"}
 Opener = Callable[[AsyncExitStack], Awaitable[Provider[Any]]]
 
 
@@ -83,7 +85,11 @@ def _explain(probe: Probe, error: StudioError, fixes: dict[str, str]) -> None:
         with probe.stage("open") as failed:
             failed.ok = False
     failed.detail = error.message
-    failed.fix = fixes.get(error.code) or fixes.get(failed.name)
+    reached = failed.name not in _BEFORE and any(stage.name == "connect" and stage.ok for stage in probe.stages)
+    if reached and isinstance(error, Unreachable | Timeout):
+        failed.fix = fixes["silent"]  # neither the network nor the credentials are at fault
+    else:
+        failed.fix = fixes.get(error.code) or fixes.get(failed.name)
 
 
 def _shown(stage: dict[str, Any]) -> dict[str, Any]:

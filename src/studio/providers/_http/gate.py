@@ -17,10 +17,15 @@ from studio.contract.provider import Probe
 from studio.contract.web import Url, WebConfig
 from studio.errors import EgressDenied, Unreachable
 from studio.providers._http.errors import bad_ca
+from studio.providers._tcp import SILENT
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
+_DROPPED = (
+    "the host did not answer within connect_timeout_s: a firewall may drop the packets, "
+    "or the address or the name server is wrong"
+)
 KEEP_S = 30.0
 """How long an unused connection stays open."""
 
@@ -96,15 +101,12 @@ def _resolved(host: str, port: int, address: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _bounded(config: WebConfig) -> AsyncIterator[None]:
+async def _bounded(config: WebConfig, late: str = _DROPPED) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(config.connect_timeout_s):
             yield
     except TimeoutError as exc:
-        raise Unreachable(
-            "the host did not answer within connect_timeout_s: a firewall may drop the packets, "
-            "or the address or the name server is wrong"
-        ) from exc
+        raise Unreachable(late) from exc
 
 
 async def reach(url: Url, config: WebConfig, network: Network, probe: Probe) -> None:
@@ -118,7 +120,7 @@ async def reach(url: Url, config: WebConfig, network: Network, probe: Probe) -> 
     with contextlib.closing(sock):
         if url.scheme == "https":
             with probe.stage("tls"):
-                async with _bounded(config):
+                async with _bounded(config, SILENT):
                     await _shake_hands(sock, url, await trust(config))
 
 

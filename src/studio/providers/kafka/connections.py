@@ -22,10 +22,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 from studio.contract import Network
 from studio.contract.network import TlsContext
 from studio.errors import AuthFailed, EgressDenied, StudioError, Unreachable
-from studio.providers._tcp import tls_failure
+from studio.providers._tcp import Dialling, tls_failure, within
 from studio.providers.kafka import codec as kafka_codec
 from studio.providers.kafka.config import KafkaConfig
-from studio.providers.kafka.errors import Silent, login_error
+from studio.providers.kafka.errors import login_error
 
 MOST_ROUNDS = 200_000
 """SCRAM iterations that a server may ask for: each costs it nothing and us CPU. Kafka's own default is 4,096."""
@@ -41,15 +41,17 @@ kafka_codec.install()
 class _Loop:
     """The running loop, but connections come from the gate."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, dialling: Dialling) -> None:
         self._loop = asyncio.get_running_loop()
         self._network = network
+        self._dialling = dialling
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int, *, ssl: Any) -> Any:
         sock = await self._network.connect(host, port)
+        self._dialling.taken = True
         try:
             return await self._loop.create_connection(
                 factory, sock=sock, ssl=ssl, server_hostname=host if ssl else None
@@ -131,14 +133,11 @@ class Door:
             on_close=on_close, sasl_mechanism=config.sasl_mechanism, sasl_plain_username=config.username,
             sasl_plain_password=config.password.get_secret_value() if config.password else None,
         )  # fmt: skip
-        connection._loop = _Loop(self._network)
         connection.room = ANSWER_ROOM + 4 * config.max_bytes
         try:
-            async with asyncio.timeout(config.connect_timeout_s):
+            async with within(config.connect_timeout_s) as dialling:
+                connection._loop = _Loop(self._network, dialling)
                 await connection.connect()
-        except TimeoutError:
-            connection.close()
-            raise Silent from None
         except Exception as exc:
             connection.close()
             raise login_error(exc) from exc

@@ -90,13 +90,6 @@ _CODES: dict[int, Entry] = {
 }
 
 
-class Silent(Unreachable):
-    """No connection within connect_timeout_s."""
-
-    def __init__(self) -> None:
-        super().__init__("the broker did not answer within connect_timeout_s; a firewall may drop the packets")
-
-
 def login_error(exc: Exception) -> StudioError:
     """A connection that came to nothing as one of ours, without a byte of what the other side sent."""
     if isinstance(exc, StudioError):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from studio.contract import Network, Probe, Stage
 from studio.errors import StudioError, Unreachable
-from studio.providers._tcp import TlsFailed
+from studio.providers._tcp import TlsFailed, within
 from studio.providers.kafka.connections import Door
-from studio.providers.kafka.errors import Silent
 
 
 async def reach(probe: Probe, door: Door, network: Network, connect_timeout_s: float) -> None:
@@ -38,11 +36,9 @@ async def _dial(door: Door, network: Network, connect_timeout_s: float) -> None:
     failure: StudioError | None = None
     for host, port in door.servers:
         try:
-            async with asyncio.timeout(connect_timeout_s):
+            async with within(connect_timeout_s):
                 (await network.connect(host, port)).close()
                 return
-        except TimeoutError:
-            failure = failure or Silent()
         except Unreachable as exc:
             failure = failure or exc
     assert failure is not None

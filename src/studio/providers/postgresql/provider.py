@@ -20,13 +20,14 @@ from studio.contract.database import Params, SchemaName, Sql, StatementWithParam
 from studio.contract.network import TlsContext
 from studio.errors import AuthFailed, NotFound, StudioError, Unreachable
 from studio.providers._sql.server import Call, Endpoint, SqlServer
+from studio.providers._tcp import Dialling
 from studio.providers.postgresql import catalog, guard
 from studio.providers.postgresql.config import PostgresqlConfig
 from studio.providers.postgresql.errors import login_error, tls_failed, work_error
 from studio.providers.postgresql.password import set_password_text
 from studio.providers.postgresql.pool import Pool, limits
 from studio.providers.postgresql.values import SETTINGS
-from studio.providers.postgresql.wire import GuardedLoop
+from studio.providers.postgresql.wire import GuardedLoop, NotSpoken
 from studio.providers.postgresql.work import explain_text, read, write
 
 
@@ -144,20 +145,20 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
     async def _connect(self) -> Any:
         """A logged-in connection to the first address that takes one, within `connect_timeout_s`."""
         failure: StudioError = Unreachable("the host name has no address")
-        async with self._tcp.in_time():
+        async with self._tcp.in_time() as dialling:
             tls = await self._tcp.context()
             for address in await self.network.resolve(self.config.host, self.config.port):
                 try:
-                    return await self._login(address, tls)
+                    return await self._login(address, tls, dialling)
                 except Unreachable as exc:
                     failure = exc
         raise failure
 
-    async def _login(self, address: str, tls: TlsContext | None) -> Any:
+    async def _login(self, address: str, tls: TlsContext | None, dialling: Dialling) -> Any:
         from studio.providers.postgresql.driver import Connection, asyncpg, prepare_codecs
 
         config = self.config
-        loop = GuardedLoop(asyncio.get_running_loop(), self.network)
+        loop = GuardedLoop(asyncio.get_running_loop(), self.network, dialling)
         settings = {**SETTINGS, **limits(config.timeout_s), "application_name": config.application_name}
         if config.schema:
             settings["search_path"] = catalog.quoted(config.schema)
@@ -174,6 +175,8 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         except StudioError:  # the address may not be dialled
             raise
         except Exception as exc:
+            if isinstance(loop.refusal, NotSpoken):
+                raise Unreachable("what answers on that port is no PostgreSQL server; check host and port") from exc
             if loop.refusal is not None:
                 raise AuthFailed(f"the server's log-in was refused by this service: {loop.refusal}") from exc
             raise login_error(exc) from exc

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from studio.contract import Network
+from studio.providers._tcp import Dialling
 
 MAX_LOGIN_MESSAGE = 65_536
 """Bytes of one message before the log-in is done; real ones have a few hundred."""
@@ -52,6 +53,10 @@ class Refused(Exception):
     """The server asked for something that must not be answered; the message says what."""
 
 
+class NotSpoken(Refused):
+    """What was received is not PostgreSQL's protocol: another kind of server answers there."""
+
+
 class Channel:
     """A transport that sends what lies in `ahead` in front of the next message, as one packet with it.
 
@@ -80,9 +85,10 @@ class Channel:
 class GuardedLoop:
     """The event loop for one asyncpg connection: dials only what the network permits, judges log-ins."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, dialling: Dialling) -> None:
         self._loop = loop
         self._network = network
+        self._dialling = dialling
         self.refusal: Refused | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -92,6 +98,7 @@ class GuardedLoop:
         """As asyncio's; asyncpg calls it for log-ins, TLS negotiations and cancel requests."""
         self._network.permit(host, port)
         transport, outer = await self._loop.create_connection(lambda: self._judged(factory()), host, port, **options)
+        self._dialling.taken = True
         if isinstance(outer, _LoginGate):
             return outer.channel, outer.inner
         return transport, outer
@@ -136,12 +143,12 @@ class _LoginGate(asyncio.Protocol):
         while len(self._held) >= 5:
             kind, length = struct.unpack_from("!ci", self._held)
             if not 4 <= length <= MAX_LOGIN_MESSAGE:
-                return self._refuse("its answer is not PostgreSQL's protocol")
+                return self._refuse(NotSpoken("the answer is not PostgreSQL's protocol"))
             if len(self._held) <= length:
                 return None
             whole, self._held = self._held[: length + 1], self._held[length + 1 :]
             if kind == b"R" and (reason := self._judge(whole[5:])):
-                return self._refuse(reason)
+                return self._refuse(Refused(reason))
             if kind == b"R" and whole[5:9] == b"\0\0\0\0":
                 self.transport.set_protocol(self.inner)
                 return self.inner.data_received(whole + self._held)  # type: ignore[no-any-return]
@@ -162,7 +169,7 @@ class _LoginGate(asyncio.Protocol):
             return "it asks for an unreasonable amount of work in the log-in"
         return None
 
-    def _refuse(self, reason: str) -> None:
-        self.guard.refusal = Refused(reason)
+    def _refuse(self, refusal: Refused) -> None:
+        self.guard.refusal = refusal
         self._held = b""
         self.transport.abort()
