@@ -22,7 +22,7 @@ from studio.models import Connector, ConnectorInstance, new_id, now
 from studio.providers import load
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
-from studio.store.tables import connector_counts, connector_instances, connectors
+from studio.store.tables import connector_instances, connectors
 
 SMALL, LARGE = 1_000, 1_000_000
 ORGANIZATION = "acme"
@@ -122,10 +122,18 @@ def _calls(service: ConnectorService, first: int, count: int) -> dict[str, Call]
         "resolve an alias": resolve,
         "a page of the list": page(),
         "a page, one provider": page(provider="postgresql"),
+        "a page, one type": page(connector_type="database"),
         "a page, one status": page(status="inactive"),
+        "a page, provider and status": page(provider="mysql", status="error"),
+        "a page, provider and type that exclude each other": page(provider="mysql", connector_type="api"),
+        "a page, part of a name": page(q="ctor 5"),
         "an agent's connectors": lambda: service.list_agent_connectors(agent(), organization_id=ORGANIZATION),
         "types": service.types,
     }
+
+
+def _status(number: int) -> str:
+    return "inactive" if number % 4 == 0 else "error" if number % 500 == 2 else "active"
 
 
 def _id(number: int) -> str:
@@ -147,7 +155,7 @@ async def _seed(service: ConnectorService, count: int) -> None:
         row = Connector(
             id=_id(number), organization_id=ORGANIZATION, name=f"connector {number}", connector_type="database",
             provider="postgresql" if number % 2 else "mysql", config_encrypted=sealed.token,
-            status="inactive" if number % 4 == 0 else "active", last_tested_at=None, last_test_result=None,
+            status=_status(number), last_tested_at=None, last_test_result=None,
             last_error=None, created_by="bench", created_at=at, updated_at=at, version=1, key_id=sealed.key_id,
         )  # fmt: skip
         return {column.name: getattr(row, column.name, None) for column in connectors.c}
@@ -161,7 +169,6 @@ async def _seed(service: ConnectorService, count: int) -> None:
 
     for table, make in ((connectors, connector), (connector_instances, instance)):
         await _fill(core.database, table, (make(number) for number in range(count)))
-    await _fill(core.database, connector_counts, iter([{"organization_id": ORGANIZATION, "connectors": count}]))
     await core.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
     assert new_id() > _id(0)
 

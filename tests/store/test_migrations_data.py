@@ -13,6 +13,8 @@ from tests.store.test_migrations import REVISIONS
 
 from studio.store import migrations
 
+COUNTED = "connector_tallies"
+"""The database writes these rows by itself."""
 STEPS = list(pairwise(REVISIONS[1:]))
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -37,7 +39,7 @@ def value(column: Any, number: int) -> Any:
 
 def write(connection: Connection, known: list[Table], number: int) -> None:
     """A row in every table, with every column that the version of `known` knows."""
-    for table in known:
+    for table in (each for each in known if each.name != COUNTED):
         connection.execute(table.insert().values({column.name: value(column, number) for column in table.columns}))
 
 

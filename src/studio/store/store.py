@@ -15,7 +15,7 @@ from studio.errors import Conflict, FieldError, NotFound, StudioError
 from studio.models import AuditEntry, Connector, ConnectorInstance, now
 from studio.store.audit import AuditLog
 from studio.store.engine import is_unique_violation, upsert
-from studio.store.tables import connector_counts, connector_health, connector_instances, connectors
+from studio.store.tables import connector_counts, connector_health, connector_instances, connector_tallies, connectors
 
 T = TypeVar("T")
 NO_CONNECTOR = "no such connector"
@@ -103,18 +103,19 @@ class Scope:
             statement = statement.where(connectors.c.id > after)
 
         def work(connection: Connection) -> Page:
-            rows = [Connector(**row) for row in connection.execute(statement).mappings()]
-            more = len(rows) > limit
             total = self._total(connection, filters, where)
+            # Where nothing matches, a search could go through a whole index to find that out.
+            rows = [Connector(**row) for row in connection.execute(statement).mappings()] if total else []
+            more = len(rows) > limit
             return Page(rows[:limit], total, rows[limit - 1].id if more else None)
 
         return await self._database.read(work)
 
     def _total(self, connection: Connection, filters: Filters, where: Sequence[ColumnElement[bool]]) -> int:
-        if filters == Filters():
-            kept = select(func.sum(connector_counts.c.connectors)).where(self._mine(connector_counts))
-            return connection.scalar(kept) or 0
-        return connection.scalar(select(func.count()).select_from(connectors).where(*where)) or 0
+        if filters.q:  # no count is kept of every part of every name
+            return connection.scalar(select(func.count()).select_from(connectors).where(*where)) or 0
+        kept = select(func.sum(connector_tallies.c.connectors))
+        return connection.scalar(kept.where(self._mine(connector_tallies), *_exact(filters, connector_tallies))) or 0
 
     async def change_connector(
         self, connector_id: str, *, version: int, values: Mapping[str, Any], changes: Iterable[str] = ()
@@ -279,12 +280,14 @@ def _connector(connection: Connection, statement: Select[Any]) -> Connector:
     return Connector(**row)
 
 
-def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+def _exact(filters: Filters, table: Table) -> list[ColumnElement[bool]]:
     exact = {"connector_type": filters.connector_type, "provider": filters.provider, "status": filters.status}
-    found: list[ColumnElement[bool]] = [connectors.c[name] == value for name, value in exact.items() if value]
-    if filters.q:
-        found.append(func.lower(connectors.c.name).contains(filters.q.lower(), autoescape=True))
-    return found
+    return [table.c[name] == value for name, value in exact.items() if value]
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    part = func.lower(connectors.c.name).contains((filters.q or "").lower(), autoescape=True)
+    return [*_exact(filters, connectors), *([part] if filters.q else [])]
 
 
 def _count(connection: Connection, organization_id: str, by: int) -> None:

@@ -51,6 +51,8 @@ connectors = Table(
     Index(None, "organization_id", "connector_type", "id"),
     Index(None, "organization_id", "provider", "id"),
     Index(None, "organization_id", "status", "id"),
+    Index(None, "organization_id", "connector_type", "status", "id"),
+    Index(None, "organization_id", "provider", "status", "id"),
     Index(None, "key_id"),
 )
 
@@ -142,6 +144,19 @@ connector_counts = Table(
     Column("organization_id", String(128), primary_key=True),
     Column("connectors", Integer, nullable=False),
 )
+"""Kept for replicas of the version before revision 0007, which read it; the next version drops it."""
+
+connector_tallies = Table(
+    "connector_tallies",
+    metadata,
+    Column("organization_id", String(128), nullable=False),
+    Column("connector_type", String(32), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("connectors", Integer, nullable=False),
+    Index("ix_connector_tallies_group", "organization_id", "connector_type", "provider", "status"),
+)
+"""How many connectors a group has: the sum of its rows. Triggers write it (revision 0007), nothing else does."""
 
 connector_instances = Table(
     "connector_instances",
