@@ -183,6 +183,15 @@ def test_the_destination_is_all_marked_fields_with_their_defaults() -> None:
     assert len({base, *map(Sample.destination, others)}) == 4
 
 
+def test_a_destination_that_came_later_counts_only_where_it_is_set() -> None:
+    class Later(Sample):
+        url: Annotated[str | None, Destination(optional=True)] = None
+
+    assert Later.destination({"host": "db"}) == Sample.destination({"host": "db"})  # what was sealed before opens
+    assert Later.destination({"host": "db", "url": "a"}) != Later.destination({"host": "db"})
+    assert Later.destination({"host": "db", "url": "a"}) != Later.destination({"host": "db", "url": "b"})
+
+
 # -- secrets apart and together -----------------------------------------------------------------
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), max_size=20)

@@ -91,7 +91,13 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 @dataclass(frozen=True)
 class Destination:
-    """Marks a field that says where secrets are sent: change one and they must be given again."""
+    """Marks a field that says where secrets are sent: change one and they must be given again.
+
+    `optional`: the digest leaves it out where it is not set. For a field that came to a provider later, so that
+    configs which were sealed without it still open.
+    """
+
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,9 @@ class ProviderConfig(BaseModel):
         """A digest of all destination fields of a non-secret tree, defaults included."""
         defaults = cls.defaults()
         fields = {name: public.get(name, defaults[name]) for name in cls.destination_fields()}
+        for name, mark in cls._marked(Destination):
+            if mark.optional and fields[name] is None:
+                del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def split(self) -> tuple[dict[str, Any], dict[str, str]]:

@@ -81,6 +81,8 @@ class Provider(ABC, Generic[ConfigT]):
     """Whether `pin` has something to add; registering then asks the upstream."""
     rotates: ClassVar[str | None] = None
     """The secret that `set_password` changes upstream, as the config names it; None where it cannot."""
+    rotates_through: ClassVar[str | None] = None
+    """The field that must be set for that, where there is one."""
 
     config: ConfigT
     network: Network

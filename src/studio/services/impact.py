@@ -12,6 +12,7 @@ from studio.errors import Conflict
 from studio.models import Connector, ConnectorInstance, Role, SavedOperation, now
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
+from studio.services.configs import Effective
 from studio.services.core import Core
 from studio.services.inputs import ConnectorChange
 from studio.services.rotating import NewSecrets
@@ -124,7 +125,7 @@ class Impact(Bound):
             **use.shown(),
             "last_7_days": await _used(core, use.connector),
             "secrets_set": list(effective.secrets_set),
-            "can_generate": effective.kind.rotates in effective.secrets_set,
+            "can_generate": _can_generate(effective),
             "secret_set_at": use.connector.secret_set_at,
             "secret_expires_at": use.connector.secret_expires_at,
         }
@@ -132,6 +133,11 @@ class Impact(Bound):
     async def _use(self, connector_id: str) -> tuple[Core, Use]:
         core, scope, connector = await self._find(connector_id, Role.ADMIN)
         return core, await use_of(core, scope, connector)
+
+
+def _can_generate(effective: Effective) -> bool:
+    through = effective.kind.rotates_through
+    return effective.kind.rotates in effective.secrets_set and (through is None or bool(effective.public.get(through)))
 
 
 async def _used(core: Core, connector: Connector) -> Record:

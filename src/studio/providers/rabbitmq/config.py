@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from studio.contract import BELOW, Destination, Host, Pem, Port, ProviderConfig, Secret, Text
+from studio.contract.web import HttpUrl
 
 _URI_FORM = "amqp://user:password@host:port/vhost, or amqps:// for TLS"
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -29,6 +30,11 @@ class RabbitmqConfig(ProviderConfig):
         False, description="Speak TLS; the certificate and the host name in it are always checked."
     )
     tls_ca: Pem | None = Field(None, description="CA certificates that replace the system's, as PEM.")
+    management_url: Annotated[HttpUrl | None, Destination(optional=True)] = Field(
+        None,
+        description="http(s)://host[:port] of the server's management API. Needed only for rotations that make the "
+        "password here; with https, tls_ca is its CA too.",
+    )
     queue_prefix: Annotated[Text | None, BELOW] = Field(
         None,
         min_length=1,
@@ -48,8 +54,11 @@ class RabbitmqConfig(ProviderConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.tls_ca and not self.tls:
+        secure = self.tls or (self.management_url or "").startswith("https:")
+        if self.tls_ca and not secure:
             raise ValueError("tls_ca: is given, but tls is false")
+        if self.management_url is not None and ":" in self.username:
+            raise ValueError("management_url: HTTP's log-in cannot carry a user name with a colon")
         return self
 
 

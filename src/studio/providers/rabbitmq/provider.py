@@ -56,6 +56,8 @@ class Rabbitmq(AcknowledgingProvider[RabbitmqConfig]):
     """A RabbitMQ server: durable queues, publisher confirms, acknowledgements."""
 
     kind: ClassVar[str] = "rabbitmq"
+    rotates: ClassVar[str | None] = "password"
+    rotates_through: ClassVar[str | None] = "management_url"
     Config: ClassVar[type[ProviderConfig]] = RabbitmqConfig
     fixes: ClassVar[Mapping[str, str]] = {
         "tls": "set tls to what the server offers on that port, and give its CA in tls_ca",
@@ -96,6 +98,12 @@ class Rabbitmq(AcknowledgingProvider[RabbitmqConfig]):
     def translate(self, exc: Exception) -> StudioError | None:
         """See `errors.py`."""
         return work_error(exc)
+
+    async def set_password(self, new: str) -> None:
+        """See `password.py`. Connections that stand go on; RabbitMQ asks at log-in alone."""
+        from studio.providers.rabbitmq.password import set_password
+
+        await set_password(self.config, self.network, new)
 
     async def reach(self, probe: Probe) -> None:
         """See `_tcp.py`. The connection that was tested is used on."""
