@@ -44,7 +44,7 @@ docs: $(STAMP) ## Regenerate the generated pages
 	@$(RUN)/python scripts/matrix.py
 	@$(RUN)/python scripts/settings.py
 
-bench: $(STAMP) servers ## Measure beside the peers and the bare drivers; writes bench/RESULTS.md (ARGS="--only one_row --rounds 5")
+bench: $(STAMP) servers ## Measure beside the peers and the bare drivers; writes bench/RESULTS.md part by part (ARGS="--only one_row --rounds 5")
 	@bash bench/peers/setup.sh
 	@$(RUN)/python -m bench $(ARGS)
 

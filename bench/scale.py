@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sqlalchemy import Table
 from tests.servers import Postgres, free_port
 
 from bench.peers.contenders import rss_mib
-from studio.models import Connector, ConnectorInstance, new_id, now
+from studio.models import Connector, ConnectorInstance, now
 from studio.providers import load
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
@@ -79,7 +81,7 @@ async def _database(server: Postgres, name: str) -> str:
 
 async def _seeded(settings: Settings, count: int) -> None:
     async with ConnectorService(settings) as service:
-        await _seed(service, count)
+        await seed(service, count)
 
 
 async def _measured(every: dict[int, Settings]) -> dict[int, dict[str, float]]:
@@ -116,7 +118,7 @@ def _calls(service: ConnectorService, first: int, count: int) -> dict[str, Call]
         )
 
     def page(**filters: Any) -> Call:
-        return lambda: service.list(organization_id=ORGANIZATION, limit=50, cursor=_id(number()), **filters)
+        return lambda: service.list(organization_id=ORGANIZATION, limit=50, cursor=connector_id(number()), **filters)
 
     return {
         "resolve an alias": resolve,
@@ -124,7 +126,7 @@ def _calls(service: ConnectorService, first: int, count: int) -> dict[str, Call]
         "a page, one provider": page(provider="postgresql"),
         "a page, one type": page(connector_type="database"),
         "a page, one status": page(status="inactive"),
-        "a page, provider and status": page(provider="mysql", status="error"),
+        "a page, provider and status": page(provider="mysql", status="inactive"),
         "a page, provider and type that exclude each other": page(provider="mysql", connector_type="api"),
         "a page, part of a name": page(q="ctor 5"),
         "an agent's connectors": lambda: service.list_agent_connectors(agent(), organization_id=ORGANIZATION),
@@ -136,41 +138,41 @@ def _status(number: int) -> str:
     return "inactive" if number % 4 == 0 else "error" if number % 500 == 2 else "active"
 
 
-def _id(number: int) -> str:
+def connector_id(number: int) -> str:
     """Ids in the order of creation, in the form of UUIDv7."""
     return f"01900000-0000-7000-8000-{number:012x}"
 
 
-async def _seed(service: ConnectorService, count: int) -> None:
+async def seed(service: ConnectorService, count: int, raw: dict[str, Any] | None = None, real: int = REAL) -> int:
+    """Fill an empty store; the number of the first connector whose config is its own and opens."""
     core = await service._home.core()
-    first, real = (count - min(REAL, count)) // 2, min(REAL, count)
-    raw = {"host": "db.example.com", "database": "app", "username": "app", "password": "secret-of-the-benchmark"}
+    first, real = (count - min(real, count)) // 2, min(real, count)
+    raw = raw or {"host": "db.example.com", "database": "app", "username": "app", "password": "secret-of-the-benchmark"}
     config = load("postgresql").Config.parse(raw)
-    copy = core.configs.seal(ORGANIZATION, _id(first), 1, config)
+    copy = core.configs.seal(ORGANIZATION, connector_id(first), 1, config)
     at = now()
 
     def connector(number: int) -> dict[str, Any]:
         inside = first <= number < first + real
-        sealed = core.configs.seal(ORGANIZATION, _id(number), 1, config) if inside else copy
+        sealed = core.configs.seal(ORGANIZATION, connector_id(number), 1, config) if inside else copy
         row = Connector(
-            id=_id(number), organization_id=ORGANIZATION, name=f"connector {number}", connector_type="database",
-            provider="postgresql" if number % 2 else "mysql", config_encrypted=sealed.token,
-            status=_status(number), last_tested_at=None, last_test_result=None,
+            id=connector_id(number), organization_id=ORGANIZATION, name=f"connector {number}",
+            connector_type="database", provider="postgresql" if number % 2 else "mysql",
+            config_encrypted=sealed.token, status=_status(number), last_tested_at=None, last_test_result=None,
             last_error=None, created_by="bench", created_at=at, updated_at=at, version=1, key_id=sealed.key_id,
         )  # fmt: skip
         return {column.name: getattr(row, column.name, None) for column in connectors.c}
 
     def instance(number: int) -> dict[str, Any]:
         row = ConnectorInstance(
-            id=_id(number), connector_id=_id(number), agent_id=f"agent-{number // EACH}", alias=f"a{number}",
-            config_override=None, created_at=at, organization_id=ORGANIZATION, key_id=None,
+            id=connector_id(number), connector_id=connector_id(number), agent_id=f"agent-{number // EACH}",
+            alias=f"a{number}", config_override=None, created_at=at, organization_id=ORGANIZATION, key_id=None,
         )  # fmt: skip
         return {column.name: getattr(row, column.name, None) for column in connector_instances.c}
 
     for table, make in ((connectors, connector), (connector_instances, instance)):
         await _fill(core.database, table, (make(number) for number in range(count)))
     await core.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
-    assert new_id() > _id(0)
 
 
 async def _fill(database: Any, table: Table, rows: Iterator[dict[str, Any]]) -> None:
@@ -188,29 +190,37 @@ async def _fill(database: Any, table: Table, rows: Iterator[dict[str, Any]]) -> 
 
 def first_answer(folder: Path, url: str | None) -> tuple[float, float]:
     """Seconds from the start of `studio serve` to its first answer, and its memory then, MiB."""
-    import urllib.request
-
-    port = free_port()
-    environment = _environment(folder) | ({"STUDIO_DATABASE_URL": url} if url else {})
-    command = [str(Path(sys.executable).with_name("studio")), "serve", "--port", str(port), "--log-level", "warning"]
     start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).read()
-                return time.perf_counter() - start, rss_mib(process.pid)
-            except OSError:
+    with serving(folder, {"STUDIO_DATABASE_URL": url} if url else {}) as (process, _):
+        return time.perf_counter() - start, rss_mib(process.pid)
+
+
+@contextmanager
+def serving(folder: Path, more: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`studio serve` on a data folder, from its first answer on; the process and its URL."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("studio")), "serve", "--port", str(port), "--log-level", "warning"]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, env=_environment(folder) | more, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            while not _answers(f"http://127.0.0.1:{port}"):
                 if process.poll() is not None:
-                    assert process.stderr is not None
-                    raise RuntimeError(process.stderr.read().decode()[-2000:]) from None
+                    said.seek(0)
+                    raise RuntimeError(said.read().decode()[-2000:])
                 time.sleep(0.005)
-    finally:
-        process.terminate()
-        process.wait()
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/healthz", timeout=5).read()
+    except OSError:
+        return False
+    return True
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    import os
-
     return {"PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ SCENARIOS: dict[str, tuple[str, Work]] = {
 }
 STREAMS = "streams"
 POOLS = "many_pools"
-NAMES = [*SCENARIOS, STREAMS, POOLS]
+NAMES = [*SCENARIOS, POOLS, STREAMS]
 WORKERS = 2
 T = TypeVar("T", bound=Any)
 
@@ -36,8 +36,10 @@ def wanted(name: str, only: list[str]) -> bool:
     return not only or any(name.startswith(each) for each in only)
 
 
-def run(only: list[str], count: int, seconds: float) -> tuple[list[Row], list[streams.Stream]]:
-    """Start everybody that the scenarios need, and time them. Pairs of rounds are shuffled."""
+def run(only: list[str], count: int, seconds: float) -> Iterator[tuple[str, list[Row], list[streams.Stream]]]:
+    """Start everybody that the scenarios need, and time them; each scenario as soon as it is finished."""
+    if not any(wanted(name, only) for name in NAMES):
+        return
     with ExitStack() as stack:
 
         def up(one: T) -> T:
@@ -47,21 +49,20 @@ def run(only: list[str], count: int, seconds: float) -> tuple[list[Row], list[st
 
         upstream = up(Events())
         ours = up(Studio(upstream, workers=WORKERS))
-        rows = _rows(only, count, seconds, upstream, ours, up)
+        for name, row in _rows(only, count, seconds, upstream, ours, up):
+            yield name, [row], []
         if wanted(POOLS, only):
-            rows += _many_pools(ours, count, seconds)
-        streamed = []
+            yield POOLS, _many_pools(ours, count, seconds), []
         if wanted(STREAMS, only):
-            streamed = streams.run(upstream, ours, up(Toolbox(upstream, 8)), max(3, count // 3))
-        return rows, streamed
+            yield STREAMS, [], streams.run(upstream, ours, up(Toolbox(upstream, 8)), max(3, count // 3))
 
 
 def _rows(
     only: list[str], count: int, seconds: float, upstream: Events, ours: Studio, up: Callable[[T], T]
-) -> list[Row]:
+) -> Iterator[tuple[str, Row]]:
     asked = {name: found for name, found in SCENARIOS.items() if wanted(name, only)}
     if not asked:
-        return []
+        return
     metadata = up(Postgres())
     store = f"postgresql+asyncpg://{metadata.user}:{metadata.password}@{metadata.host}:{metadata.port}/app"
     toolboxes = [up(Toolbox(upstream, size)) for size in (4, 8, 16)]
@@ -71,12 +72,10 @@ def _rows(
         up(Studio(upstream, "Studio, store in PostgreSQL", workers=WORKERS, store=store)),
         up(Pgbench(upstream)),
     ]
-    rows = []
-    for name, work in asked.values():
+    for key, (name, work) in asked.items():
         strongest = rounds.best(work, toolboxes)
         chosen = [*others, *once] if work == SCENARIOS["one_row_16"][1] else others
-        rows.append(rounds.run(name, work, ours, [strongest, *chosen], rounds=count, seconds=seconds))
-    return rows
+        yield key, rounds.run(name, work, ours, [strongest, *chosen], rounds=count, seconds=seconds)
 
 
 class _Spread:
