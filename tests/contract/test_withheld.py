@@ -6,6 +6,7 @@ import base64
 import json
 import random
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -15,7 +16,7 @@ from tests import toy
 
 from studio.contract.withheld import Watch
 from studio.errors import ResultBlocked, UpstreamError
-from studio.testing.harness import call, open_provider
+from studio.testing.harness import open_provider
 
 SECRETS = ["k3pt-s3cret-c4n4ry", 'a"b\\c/d+e f&g=h', "pässwörd-ünd-mehr", "z" * 40, "tr/u+e=1"]
 ENCODED = {
@@ -101,10 +102,10 @@ async def test_rows_values_and_messages_of_a_provider_are_searched(monkeypatch: 
 
         yield Batch([{"name": "a", "type": "text"}], [("fine",), (f"the password is {SECRET}",)])
 
+    telling = replace(toy.Toy.operations["query"], method=rows)
     async with open_provider(toy.Toy, config) as provider:
-        monkeypatch.setattr(type(provider), "stream", rows)
         with pytest.raises(ResultBlocked):
-            await call(provider, "query", query="rows 1")
+            await provider.run(telling, {"query": "rows 1"})
 
     async with open_provider(toy.Toy, config) as provider:
         with pytest.raises(ResultBlocked):

@@ -645,7 +645,7 @@ async def test_a_read_costs_one_round_trip_once_it_is_known(postgres: Postgres) 
         for _ in range(3):
             await call(provider, "query", query="SELECT 1")
         [session] = provider._pool._idle
-        session.forget()
+        session.idle_since = asyncio.get_running_loop().time() + 60  # keep its ROLLBACK for the next use
         sent: list[bytes] = []
         channel = session.conn._transport
         write, channel._transport = channel._transport.write, _Recorder(channel._transport, sent)

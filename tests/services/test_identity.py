@@ -158,7 +158,7 @@ async def test_each_guard_of_a_key_is_what_refuses(
     if guard == "hash":
         monkeypatch.setattr("studio.services.identity.tokens.matches", lambda *_: True)
     elif guard == "expiry":
-        monkeypatch.setattr("studio.services.identity.now", lambda _=0: "2000-01-01T00:00:00.000000Z")
+        monkeypatch.setattr("studio.services.identity.unix_time", lambda: 0.0)
     else:
         core = await service._home.core()
         await core.database.write(lambda connection: connection.execute(update(api_keys).values(revoked_at=None)))

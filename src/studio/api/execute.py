@@ -79,7 +79,7 @@ class Execute:
                 request = await repeats.request_of(caller, scope, headers, raw)
                 await repeats.once(request, partial(_encoded, caller, planned), send)
                 return
-            async with until_client_goes(receive):
+            with until_client_goes(receive):
                 if (form := streams.asked(headers.get(b"accept", b"").decode("latin-1"))) is not None:
                     await self._stream(caller, planned, form, send)
                 else:

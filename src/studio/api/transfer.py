@@ -81,8 +81,9 @@ async def answer(
         return
     arguments = json_object(await door.raw_body(receive) or b"{}")
     planned = caller.plan(target, operation, arguments, raw=True)
-    async with until_client_goes(receive), caller.download(planned) as content:
-        await _send(content, send)
+    with until_client_goes(receive):
+        async with caller.download(planned) as content:
+            await _send(content, send)
 
 
 def _arguments(query: bytes) -> dict[str, Any]:

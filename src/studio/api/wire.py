@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import orjson
 from starlette.responses import Response
 
+from studio.contract.deadline import Alarm, Deadline
 from studio.errors import BadRequest, TooLarge, TooSlow
 
 Scope = MutableMapping[str, Any]
@@ -35,7 +36,7 @@ class ClientGone(Exception):
 async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
     """The whole body. Raises TooLarge past `limit` bytes, TooSlow past the time, ClientGone."""
     try:
-        async with asyncio.timeout(timeout_s):
+        with Deadline.within(timeout_s):
             return await _read(receive, limit)
     except TimeoutError:
         raise TooSlow.at("body", f"did not arrive within {timeout_s:g} s") from None
@@ -165,26 +166,33 @@ async def send_answer(send: Send, status: int, headers: Mapping[str, str], body:
     await send({"type": "http.response.body", "body": body})
 
 
-class until_client_goes:  # noqa: N801 - reads as a phrase
-    """Cancels the body of the `async with` when the client closes its connection.
+class until_client_goes(Alarm):  # noqa: N801 - reads as a phrase
+    """Cancels the body of the `with` when the client closes its connection.
 
-    The watch begins `WATCH_AFTER_S` late: most work is done by then, and a task costs more than a timer.
+    The watch begins `WATCH_AFTER_S` late: most work is done by then, and a task costs more than an alarm.
+
+    Raises:
+        ClientGone: it did.
     """
+
+    __slots__ = ("_gone", "_receive", "_task", "_watch")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
         self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        self.at = asyncio.get_running_loop().time() + WATCH_AFTER_S
+        self.set()
 
-    def _begin(self) -> None:
+    def ring(self) -> None:
+        """Begin to watch."""
         self._watch = asyncio.create_task(self._wait())
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        self._timer.cancel()
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        self.put_off()
         if self._watch is not None:
             self._watch.cancel()
         if self._gone and kind is asyncio.CancelledError:

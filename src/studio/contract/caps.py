@@ -30,39 +30,54 @@ class Capped:
     size: int = 0
 
 
-async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
-    """Pass batches on until `max_rows` or `max_bytes` is reached, and stop the source there.
+class Caps:
+    """Holds the rows of one operation to a config's `max_rows` and `max_bytes`, batch by batch.
 
     `truncated` is exact: it is set only when a row past the cap was really there.
-
-    Raises:
-        ResultBlocked: a row holds a secret of the config.
     """
-    rows_left, bytes_left = config.max_rows, config.max_bytes
-    columns: list[Column] | None = None
-    tell = told_of_rows.get()
+
+    __slots__ = ("_bytes_left", "_columns", "_rows_left", "_tell", "_watch")
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self._rows_left, self._bytes_left, self._watch = config.max_rows, config.max_bytes, config.watch
+        self._columns: list[Column] | None = None
+        self._tell = told_of_rows.get()
+
+    def take(self, batch: Batch) -> Capped:
+        """What of the batch may be shown. Nothing more may be asked of the source once it is `truncated`.
+
+        Raises:
+            ResultBlocked: a row holds a secret of the config.
+        """
+        rows = batch.rows
+        taken = min(len(rows), self._rows_left)
+        kept = rows if taken == len(rows) else rows[:taken]
+        encoded = orjson.dumps(kept)
+        # The rows' own bytes: without the brackets around the list and the commas between them.
+        size = len(encoded) - taken - 1 if taken else 0
+        if size > self._bytes_left:
+            taken, size = _fitting(kept, self._bytes_left)
+            kept = rows[:taken]
+            encoded = orjson.dumps(kept)
+        self._watch.check(encoded)
+        if batch.columns is not self._columns:
+            self._columns = batch.columns
+            self._watch.check_value(self._columns)
+        self._bytes_left -= size
+        self._rows_left -= taken
+        if self._tell is not None:
+            self._tell(taken)
+        return Capped(batch.columns, kept, taken < len(rows), batch.documents, size)
+
+
+async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
+    """Pass batches on within the caps, and stop the source where they are reached. Raises as `Caps.take`."""
+    caps = Caps(config)
     async with aclosing(batches) as source:
         async for batch in source:
-            rows = batch.rows
-            taken = min(len(rows), rows_left)
-            encoded = orjson.dumps(rows[:taken])
-            # The rows' own bytes: without the brackets around the list and the commas between them.
-            size = len(encoded) - taken - 1 if taken else 0
-            if size > bytes_left:
-                taken, size = _fitting(rows[:taken], bytes_left)
-                encoded = orjson.dumps(rows[:taken])
-            config.watch.check(encoded)
-            if batch.columns is not columns:
-                columns = batch.columns
-                config.watch.check_value(columns)
-            bytes_left -= size
-            rows_left -= taken
-            if tell is not None:
-                tell(taken)
-            more = taken < len(rows)
-            kept = rows if not more else rows[:taken]
-            yield Capped(batch.columns, kept, more, batch.documents, size)
-            if more:
+            part = caps.take(batch)
+            yield part
+            if part.truncated:
                 return
 
 

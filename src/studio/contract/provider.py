@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from studio.contract.caps import capped
+from studio.contract.caps import Caps
 from studio.contract.config import ProviderConfig
 from studio.contract.network import Network
 from studio.contract.operation import Batch, Download, Operation, byte_forms_of, operations_of
@@ -162,9 +162,9 @@ class Provider(ABC, Generic[ConfigT]):
         Raises:
             StudioError: always one of ours.
         """
-        if operation.rows:
-            return await self._collect(self.stream(operation, arguments))
         try:
+            if operation.rows:
+                return await self._collect(operation.method(self, **arguments))
             answer = await operation.method(self, **arguments)
         except StudioError:
             raise
@@ -262,12 +262,17 @@ class Provider(ABC, Generic[ConfigT]):
         return result
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
-        result, rows, documents, size = Result(), [], False, 0
-        async with aclosing(capped(batches, self.config)) as parts:
-            async for part in parts:
+        result, rows, documents, size, caps = Result(), [], False, 0, Caps(self.config)
+        try:
+            async for batch in batches:
+                part = caps.take(batch)
                 result.columns, result.truncated, documents = part.columns, part.truncated, part.documents
                 rows += part.rows
                 size += part.size
+                if part.truncated:
+                    break
+        finally:
+            await batches.aclose()
         result.row_count, result.bytes = len(rows), size
         result.data, result.rows = (rows, None) if documents else (None, rows)
         return result

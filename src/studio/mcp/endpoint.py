@@ -61,7 +61,7 @@ class Mcp:
             caller = await self._door.caller(scope, headers)
             check_media(headers)
             body = await self._door.raw_body(receive)
-            async with until_client_goes(receive):
+            with until_client_goes(receive):
                 reply = _Reply(send)
                 tell = reply.tell if _EVENTS in headers.get(b"accept", b"") else None
                 await reply.end(*await _answer(body, scope, headers, _tools(caller, scope["query_string"]), tell))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Generic, Protocol, TypeVar
 
+from studio.contract.slots import Slots
 from studio.errors import PoolBusy
 
 
@@ -29,7 +30,7 @@ class Session(Protocol):
         ...
 
 
-class Slots(asyncio.Semaphore):
+class Places(Slots):
     """Places for the sessions of a pool; a caller waits `wait_s` seconds at most for one."""
 
     def __init__(self, size: int, wait_s: float) -> None:
@@ -38,8 +39,7 @@ class Slots(asyncio.Semaphore):
 
     async def take(self) -> None:
         """Take a place. Raises PoolBusy."""
-        if not self.locked():
-            await self.acquire()
+        if self.take_now():
             return
         try:
             async with asyncio.timeout(self._wait_s):
@@ -72,7 +72,7 @@ class Pool(Generic[SessionT]):
         lost: Callable[[BaseException], bool],
     ) -> None:
         self._connect = connect
-        self._slots = Slots(size, wait_s)
+        self._slots = Places(size, wait_s)
         self._intact = intact
         self._lost = lost
         self._idle: list[SessionT] = []

@@ -24,7 +24,7 @@ def new_token() -> NewToken:
     """Make an API key with 256 random bits; a plain hash is enough for such a key (no dictionary exists)."""
     prefix = secrets.token_hex(8)
     text = f"studio_{prefix}_{secrets.token_urlsafe(32)}"
-    return NewToken(text, prefix, _digest(text))
+    return NewToken(text, prefix, digest_of(text))
 
 
 def prefix_of(text: str) -> str | None:
@@ -35,8 +35,9 @@ def prefix_of(text: str) -> str | None:
 
 def matches(text: str, digest: str) -> bool:
     """Whether `text` is the key behind `digest`, in constant time."""
-    return hmac.compare_digest(_digest(text), digest)
+    return hmac.compare_digest(digest_of(text), digest)
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
+    """SHA-256 in hex, as the store has it."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.errors import StudioError
 from studio.security.egress import Egress
 from studio.services.configs import Configs
+from studio.services.fresh import Fresh
 from studio.services.key_service import endpoint_of_kms
 from studio.services.master_keys import KEY_FILE, open_audit_log, open_vault
 from studio.services.recorder import Recorder
@@ -45,6 +47,11 @@ class Core:
     """Whose tokens are taken beside API keys."""
     running: set[Course] = field(default_factory=set)
     """The operations of this process."""
+
+    @cached_property
+    def fresh(self) -> Fresh:
+        """What was read of the store and still holds."""
+        return Fresh(self.database)
 
 
 class NotReady(StudioError):

@@ -18,7 +18,7 @@ from studio.services.configs import Kind
 from studio.services.core import Core
 from studio.services.planning import Planned, Target
 from studio.services.revocation import Course
-from studio.services.sessions import SessionKey
+from studio.services.sessions import Lease, SessionKey
 
 T = TypeVar("T")
 
@@ -40,14 +40,12 @@ async def _run(core: Core, course: Course, chunks: AsyncIterator[bytes] | None) 
     planned = course.planned
     async with Call(core, planned, course.until) as call:
         try:
-            async with (
-                course.deadline(),
-                _leased(core, planned.target, course) as provider,
-            ):
-                if chunks is None:
-                    result = await provider.run(planned.operation, planned.arguments)
-                else:
-                    result = await provider.upload(planned.operation, planned.arguments, call.counted(chunks))
+            with course.deadline():
+                async with _lease(core, planned.target, course) as provider:
+                    if chunks is None:
+                        result = await provider.run(planned.operation, planned.arguments)
+                    else:
+                        result = await provider.upload(planned.operation, planned.arguments, call.counted(chunks))
         except TimeoutError as exc:
             raise course.late() from exc
         result.execution_time_ms = call.seconds() * 1000
@@ -83,8 +81,8 @@ async def download(core: Core, planned: Planned) -> AsyncIterator[Download]:
         course = stack.enter_context(Course(core, planned))
         call = await stack.enter_async_context(Call(core, planned, course.until))
         try:
-            async with course.deadline():
-                provider = await stack.enter_async_context(_leased(core, planned.target, course))
+            with course.deadline():
+                provider = await stack.enter_async_context(_lease(core, planned.target, course))
                 content = await stack.enter_async_context(provider.download(planned.operation, planned.arguments))
         except TimeoutError as exc:
             raise course.late() from exc
@@ -96,7 +94,7 @@ async def _in_time(parts: AsyncIterator[T], course: Course) -> AsyncGenerator[T,
     """Each part under the one deadline; the time between two counts as well."""
     while True:
         try:
-            async with course.deadline():
+            with course.deadline():
                 part = await anext(parts, None)
         except TimeoutError as exc:
             raise course.late() from exc
@@ -106,20 +104,17 @@ async def _in_time(parts: AsyncIterator[T], course: Course) -> AsyncGenerator[T,
 
 
 async def _batches(core: Core, planned: Planned, course: Course) -> AsyncGenerator[Capped, None]:
-    async with _leased(core, planned.target, course) as provider:
+    async with _lease(core, planned.target, course) as provider:
         parts = capped(provider.stream(planned.operation, planned.arguments), provider.config)
         async with aclosing(parts):
             async for part in parts:
                 yield part
 
 
-@asynccontextmanager
-async def _leased(core: Core, target: Target, course: Course) -> AsyncIterator[Provider[Any]]:
+def _lease(core: Core, target: Target, course: Course) -> Lease:
     key = SessionKey(target.connector.id, target.connector.version, target.effective.digest)
     size = int(target.effective["pool_size"])
-    opener = partial(open_provider, core, target)
-    async with core.sessions.lease(key, size, opener, admitted=course.admitted) as provider:
-        yield provider
+    return core.sessions.lease(key, size, partial(open_provider, core, target), admitted=course.admitted)
 
 
 async def open_provider(core: Core, target: Target, stack: AsyncExitStack) -> Provider[Any]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from time import time as unix_time
 from typing import Any
 
 from studio.errors import InvalidRequest, Unauthenticated
@@ -66,26 +70,38 @@ async def identify(core: Core, text: str | None, background: set[asyncio.Task[An
         Unauthenticated: of a key with one message for every reason.
         StudioError: see `Issuer.identify`.
     """
-    prefix = tokens.prefix_of(text or "")
-    if prefix is None and text and core.issuer is not None:
-        return await core.issuer.identify(text)
-    return await _key_holder(core.log, prefix, text, background)
-
-
-async def _key_holder(
-    log: AuditLog, prefix: str | None, text: str | None, background: set[asyncio.Task[Any]]
-) -> Principal:
-    key = await Keys(log).by_prefix(prefix) if prefix else None
-    time = now()
-    if (
-        key is None
-        or not tokens.matches(text or "", key.digest)
-        or key.revoked_at is not None
-        or (key.expires_at is not None and key.expires_at <= time)
-    ):
+    text = text or ""
+    prefix = tokens.prefix_of(text)
+    if prefix is None:
+        if text and core.issuer is not None:
+            return await core.issuer.identify(text)
         raise Unauthenticated(UNKNOWN)
-    _note_use(log, key, background)
-    return Principal(
+    place = ("key", tokens.digest_of(text))
+    holder: _Holder = core.fresh.now(place) or await core.fresh.read(place, lambda: _holder(core.log, prefix, text))
+    time = unix_time()
+    if holder.expires_at <= time:
+        raise Unauthenticated(UNKNOWN)
+    if holder.touch_at <= time:
+        holder.touch_at = time + _TOUCH_EVERY_S
+        _note_use(core.log, holder.key_id, background)
+    return holder.principal
+
+
+@dataclass(slots=True)
+class _Holder:
+    """Whose a key is. Times are in seconds since 1970."""
+
+    principal: Principal
+    key_id: str
+    expires_at: float
+    touch_at: float
+
+
+async def _holder(log: AuditLog, prefix: str, text: str) -> _Holder:
+    key = await Keys(log).by_prefix(prefix)
+    if key is None or not tokens.matches(text, key.digest) or key.revoked_at is not None:
+        raise Unauthenticated(UNKNOWN)
+    principal = Principal(
         organization_id=key.organization_id,
         subject=f"key:{key.id}",
         role=Role(key.role) if key.role else Role.MEMBER,
@@ -93,15 +109,16 @@ async def _key_holder(
         aliases=frozenset(key.aliases.split(",")) if key.aliases else None,
         effects=frozenset(map(Effect, key.effects.split(","))) if key.effects else None,
     )
+    expires_at = datetime.fromisoformat(key.expires_at).timestamp() if key.expires_at else math.inf
+    used_at = datetime.fromisoformat(key.last_used_at).timestamp() if key.last_used_at else 0.0
+    return _Holder(principal, key.id, expires_at, used_at + _TOUCH_EVERY_S)
 
 
-def _note_use(log: AuditLog, key: ApiKey, background: set[asyncio.Task[Any]]) -> None:
+def _note_use(log: AuditLog, key_id: str, background: set[asyncio.Task[Any]]) -> None:
     """`last_used_at` is exact to a minute; writing it does not hold the call up."""
-    before = now(-_TOUCH_EVERY_S)
-    if key.last_used_at is None or key.last_used_at < before:
-        task = asyncio.create_task(_touch(log, key.id, before))
-        background.add(task)
-        task.add_done_callback(background.discard)
+    task = asyncio.create_task(_touch(log, key_id, now(-_TOUCH_EVERY_S)))
+    background.add(task)
+    task.add_done_callback(background.discard)
 
 
 async def _touch(log: AuditLog, key_id: str, before: str) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _registry = CollectorRegistry()
-_operations = Counter(
-    "studio_operations", "Operations by outcome (ok or an error code).", ("provider", "operation", "outcome"),
-    registry=_registry,
-)  # fmt: skip
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_seconds = Histogram(
-    "studio_operation_seconds", "Time of one operation, queueing included.", ("provider", "operation"),
-    buckets=_BUCKETS, registry=_registry,
-)  # fmt: skip
-_databases = Histogram(
-    "db_client_operation_duration_seconds", "Time of one operation on a database.",
-    ("db_system_name", "db_operation_name", "error_type"), buckets=_BUCKETS, registry=_registry,
-)  # fmt: skip
 _mcp = Histogram(
     "mcp_server_operation_duration_seconds", "Time of one MCP request.",
     ("mcp_method_name", "gen_ai_tool_name", "error_type", "mcp_protocol_version"),
@@ -81,21 +73,68 @@ def rotated(provider: str, outcome: str) -> None:
     _rotations.labels(provider, outcome).inc()
 
 
+class _Tally:
+    """Operations that were alike: how many in each bucket of time, and their time together."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def add(self, other: _Tally) -> None:
+        self.buckets = list(map(sum, zip(self.buckets, other.buckets, strict=True)))
+        self.seconds += other.seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus' text format has it."""
+        return list(zip([*map(floatToGoString, _BUCKETS), "+Inf"], accumulate(self.buckets), strict=True))
+
+
+_tallies: dict[tuple[str, str, str, str], _Tally] = {}
+"""By family, provider, operation and outcome; these labels are few."""
+
+
 def record(family: str, provider: str, operation: str, outcome: str, seconds: float) -> None:
-    """Count one operation. `outcome` is `ok` or an error code; databases count under OpenTelemetry's names too."""
-    counter, histograms = _meters(family, provider, operation, outcome)
-    counter.inc()
-    for histogram in histograms:
-        histogram.observe(seconds)
+    """Count one operation. `outcome` is `ok` or an error code.
+
+    This is on the path of every operation: one tally, from which the families are made when somebody reads them.
+    """
+    key = (family, provider, operation, outcome)
+    tally = _tallies.get(key)
+    if tally is None:
+        tally = _tallies.setdefault(key, _Tally())
+    tally.seconds += seconds
+    tally.buckets[bisect_left(_BUCKETS, seconds)] += 1
 
 
-@cache
-def _meters(family: str, provider: str, operation: str, outcome: str) -> tuple[Counter, tuple[Histogram, ...]]:
-    """Looked up once: finding a meter by its labels costs more than using it, and labels are few."""
-    histograms = [_seconds.labels(provider, operation)]
-    if family == "database":
-        histograms.append(_databases.labels(provider, operation, "" if outcome == "ok" else outcome))
-    return _operations.labels(provider, operation, outcome), tuple(histograms)
+class _Operations(Collector):
+    def collect(self) -> Iterator[Metric]:
+        """The tallies under our names, and those of databases under OpenTelemetry's too."""
+        counts = CounterMetricFamily(
+            "studio_operations", "Operations by outcome (ok or an error code).",
+            labels=("provider", "operation", "outcome"),
+        )  # fmt: skip
+        times = HistogramMetricFamily(
+            "studio_operation_seconds", "Time of one operation, queueing included.", labels=("provider", "operation")
+        )
+        databases = HistogramMetricFamily(
+            "db_client_operation_duration_seconds", "Time of one operation on a database.",
+            labels=("db_system_name", "db_operation_name", "error_type"),
+        )  # fmt: skip
+        together: dict[tuple[str, str], _Tally] = {}
+        for (family, provider, operation, outcome), tally in list(_tallies.items()):
+            counts.add_metric((provider, operation, outcome), sum(tally.buckets))
+            together.setdefault((provider, operation), _Tally()).add(tally)
+            if family == "database":
+                labels = (provider, operation, "" if outcome == "ok" else outcome)
+                databases.add_metric(labels, tally.cumulative(), tally.seconds)
+        for pair, tally in together.items():
+            times.add_metric(pair, tally.cumulative(), tally.seconds)
+        yield from (counts, times, databases)
+
+
+_registry.register(_Operations())
 
 
 def record_mcp(method: str, tool: str, error: str, version: str, seconds: float) -> None:

@@ -121,8 +121,14 @@ class Operations(Bound):
         `operation` is the one that will be planned; where the provider has none of that name, it is
         looked for among the saved ones.
         """
+        core = await self._home.core()
+        place = ("target", self._principal, connector_id, agent_id, alias, organization_id, operation)
+        if (known := core.fresh.now(place)) is not None:
+            return known  # type: ignore[no-any-return]
         try:
-            return await self._target(connector_id, agent_id, alias, organization_id, operation)
+            return await core.fresh.read(
+                place, lambda: self._target(connector_id, agent_id, alias, organization_id, operation)
+            )
         except StudioError as exc:
             self._refused("execute", exc, connector_id=connector_id, agent_id=agent_id, alias=alias)
             raise

@@ -96,10 +96,12 @@ class Recorder:
         else:
             flood.folded.count += 1
 
+    def admits(self, organization_id: str) -> bool:
+        """Before a read: whether its book knows of this process, and there is room for its row."""
+        return organization_id in self._ready and len(self._buffer) < CAPACITY
+
     async def admit(self, organization_id: str) -> None:
-        """Before a read: its book knows of this process, and there is room for its row. Raises Unrecorded."""
-        if organization_id in self._ready and len(self._buffer) < CAPACITY:
-            return
+        """Wait until it `admits`. Raises Unrecorded."""
         await self.room()
         if organization_id not in self._ready:
             self._open(organization_id)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from studio.contract.deadline import Deadline
 from studio.errors import Forbidden, PoolBusy, StudioError, Timeout
 from studio.store.authority import Authority, without_authority
 
@@ -31,7 +32,7 @@ class Course:
     Until `admitted` it queues, and nothing was sent for it.
     """
 
-    __slots__ = ("_core", "_timeout", "authority", "planned", "queueing", "revoked", "until")
+    __slots__ = ("_core", "_part", "authority", "planned", "queueing", "revoked", "until")
 
     def __init__(self, core: Core, planned: Planned) -> None:
         target = planned.target
@@ -46,7 +47,7 @@ class Course:
             connector_id=target.connector.id,
         )
         self.queueing, self.revoked = True, False
-        self._timeout: asyncio.Timeout | None = None
+        self._part: Deadline | None = None
 
     def __enter__(self) -> Self:
         self._core.running.add(self)
@@ -61,21 +62,18 @@ class Course:
         """The queueing is over."""
         self.queueing = False
 
-    def deadline(self) -> asyncio.Timeout:
+    def deadline(self) -> Deadline:
         """Around each part of the work. Raises TimeoutError where the operation may not go on."""
         if self.revoked:
             raise TimeoutError
-        self._timeout = asyncio.timeout_at(self.until)
-        return self._timeout
+        self._part = Deadline(self.until)
+        return self._part
 
     def revoke(self) -> None:
-        """End the work, as a deadline that passes now."""
+        """End the work, as a deadline that passes now. Between two parts, the next one does not begin."""
         self.revoked = True
-        if self._timeout is not None:
-            try:
-                self._timeout.reschedule(asyncio.get_running_loop().time())
-            except RuntimeError:  # between two parts: the next one does not begin
-                return
+        if self._part is not None:
+            self._part.ring()
 
     def late(self) -> StudioError:
         """What a deadline that passed means."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from studio.contract import Provider
+from studio.contract.slots import Slots
 from studio.errors import PoolBusy
 
 logger = logging.getLogger(__name__)
 Opener = Callable[[AsyncExitStack], Awaitable[Provider[Any]]]
 
 
-@dataclass(frozen=True)
-class SessionKey:
+class SessionKey(NamedTuple):
     """What makes two calls share a session: connector, version of its row, and the override's digest."""
 
     connector_id: str
@@ -31,7 +31,8 @@ class _Session:
     key: SessionKey
     opening: asyncio.Task[Provider[Any]]
     stack: AsyncExitStack
-    slots: asyncio.Semaphore
+    slots: Slots
+    ready: Provider[Any] | None = None
     leases: int = 0
     waiting: int = 0
     retired: bool = False
@@ -57,8 +58,7 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
-    @asynccontextmanager
-    async def lease(
+    def lease(
         self,
         key: SessionKey,
         size: int,
@@ -66,31 +66,17 @@ class Sessions:
         *,
         admitted: Callable[[], None] = lambda: None,
         used: bool = True,
-    ) -> AsyncIterator[Provider[Any]]:
+    ) -> Lease:
         """A provider, for one operation. At most `size` leases of a session run at once; the rest queue.
 
         `admitted` is called when the queueing is over, before the session is opened where it must be.
         With `used` false the lease does not count as a use: it keeps no idle session open.
 
         Raises:
-            PoolBusy: too many wait already, or no session may be opened.
+            PoolBusy: on entering; too many wait already, or no session may be opened.
             StudioError: what opening raises; the next lease tries again.
         """
-        session = self._sessions.get(key) or self._start(key, size, opener)
-        session.leases += 1
-        try:
-            await self._slot(session)
-            admitted()
-            try:
-                yield await self._opened(session)
-            finally:
-                session.slots.release()
-        finally:
-            session.leases -= 1
-            if used:
-                session.last_used = time.monotonic()
-            if session.retired and not session.leases:
-                self._close(session)
+        return Lease(self, lambda: self._sessions.get(key) or self._start(key, size, opener), admitted, used)
 
     def retire(self, connector_id: str, *, below: int | None = None) -> None:
         """Stop sharing a connector's sessions (only those of versions under `below`); each closes when unused."""
@@ -128,14 +114,15 @@ class Sessions:
             self._make_room()
         stack = AsyncExitStack()
         # A task of its own: a caller that is cancelled must not take the opening away from the others.
-        session = _Session(key, asyncio.ensure_future(opener(stack)), stack, asyncio.Semaphore(size))
+        session = _Session(key, asyncio.ensure_future(opener(stack)), stack, Slots(size))
         self._sessions[key] = session
         self._by_connector.setdefault(key.connector_id, set()).add(key)
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep(), name="studio-session-sweeper")
         return session
 
-    async def _slot(self, session: _Session) -> None:
+    async def _opened(self, session: _Session, admitted: Callable[[], None]) -> Provider[Any]:
+        """Wait for a place and for the session to be open. The place is the caller's, if this returns."""
         if session.slots.locked() and session.waiting >= self._max_waiters:
             raise PoolBusy("too many calls wait for this connector already; try again shortly", retry_after_s=1)
         session.waiting += 1
@@ -143,14 +130,22 @@ class Sessions:
             await session.slots.acquire()
         finally:
             session.waiting -= 1
-
-    async def _opened(self, session: _Session) -> Provider[Any]:
+        admitted()
         try:
-            return await asyncio.shield(session.opening)
+            session.ready = await asyncio.shield(session.opening)
+            return session.ready
         except BaseException:
+            session.slots.release()
             if session.opening.done():
                 self._retire(session)  # failed: whoever comes next opens anew
             raise
+
+    def _returned(self, session: _Session, *, used: bool) -> None:
+        session.leases -= 1
+        if used:
+            session.last_used = time.monotonic()
+        if session.retired and not session.leases:
+            self._close(session)
 
     def _make_room(self) -> None:
         idle = [session for session in self._sessions.values() if not session.leases]
@@ -183,6 +178,33 @@ class Sessions:
             for session in list(self._sessions.values()):
                 if not session.leases and session.last_used < limit:
                     self._retire(session)
+
+
+class Lease:
+    """`async with` around one use of a session's provider; see `Sessions.lease`."""
+
+    __slots__ = ("_admitted", "_find", "_session", "_sessions", "_used")
+
+    def __init__(
+        self, sessions: Sessions, find: Callable[[], _Session], admitted: Callable[[], None], used: bool
+    ) -> None:
+        self._sessions, self._find, self._admitted, self._used = sessions, find, admitted, used
+
+    async def __aenter__(self) -> Provider[Any]:
+        session = self._session = self._find()
+        session.leases += 1
+        if session.ready is not None and session.slots.take_now():
+            self._admitted()
+            return session.ready
+        try:
+            return await self._sessions._opened(session, self._admitted)
+        except BaseException:
+            self._sessions._returned(session, used=self._used)
+            raise
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._session.slots.release()
+        self._sessions._returned(self._session, used=self._used)
 
 
 async def _shut(session: _Session) -> None:

@@ -9,9 +9,11 @@ Rows are appended under a lock on the head, inside whatever transaction they bel
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -32,6 +34,10 @@ NAMES = tuple(one.name for one in fields(AuditEntry) if one.name != "organizatio
 """The fields of a row that its hash covers, in this order, beside organization, number and predecessor."""
 _VALUES = attrgetter(*NAMES)
 _NONE = "0" * 64
+_BLOCK = 64
+"""Bytes of a block of SHA-256."""
+_SHORT = 4_096
+"""Bytes of a statement whose digest is remembered: statements come again."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,31 @@ class Batch:
     attempt: tuple[str, int, str] | None = None
 
 
+class Marker:
+    """HMAC-SHA256 (RFC 2104) under one key. Its two first blocks are hashed once: 2 µs a call in place of 10."""
+
+    def __init__(self, key: bytes) -> None:
+        key = hashlib.sha256(key).digest() if len(key) > _BLOCK else key
+        padded = key.ljust(_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+
+    def __call__(self, message: bytes) -> bytes:
+        """The mark of a message, 32 bytes."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
 class AuditLog:
     """Appends rows. Shared by everything in this process that writes to one store."""
 
     def __init__(self, database: Database, key: bytes) -> None:
         self.database = database
-        self._key = key
-        self._digests = hmac.digest(key, b"digests of statements", "sha256")
+        self._mark = Marker(key)
+        self._digest = Marker(self._mark(b"digests of statements"))
+        self._digest_of_short = lru_cache(1024)(self._digest)
         self._seen: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -68,7 +92,8 @@ class AuditLog:
 
     def digest(self, statement: bytes) -> str:
         """A name for a statement: equal ones have equal names, and without the key none can be guessed."""
-        return hmac.digest(self._digests, statement, "sha256").hex()[:32]
+        made = self._digest_of_short(statement) if len(statement) <= _SHORT else self._digest(statement)
+        return made.hex()[:32]
 
     async def write(self, work: Callable[[Connection], T], entry: AuditEntry | Callable[[T], AuditEntry | None]) -> T:
         """Run one transaction that changes something, together with the row that says so.
@@ -196,7 +221,7 @@ class AuditLog:
         return self._hash("row", organization_id, seq, before, *values)
 
     def _hash(self, *parts: Any) -> str:
-        return hmac.digest(self._key, orjson.dumps(parts), "sha256").hex()
+        return self._mark(orjson.dumps(parts)).hex()
 
 
 def _heads(connection: Connection, books: set[str], *, lock: bool) -> dict[str, Head]:

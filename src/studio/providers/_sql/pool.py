@@ -1,7 +1,7 @@
 """A last-in-first-out pool that hands out only clean sessions, for protocols whose sessions keep state.
 
 What a use left behind is cleaned behind the caller's back; the next borrower waits for that. Of
-`_lifo.py`, whose sessions need no cleaning and end without a word, only the `Slots` are used: one
+`_lifo.py`, whose sessions need no cleaning and end without a word, only the `Places` are used: one
 pool for both would be longer than the two.
 """
 
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from studio.providers._lifo import Slots
+from studio.providers._lifo import Places
 
 CLOSE_S = 5.0
 """Bound on cleaning or closing one session."""
@@ -35,9 +35,6 @@ class SqlSession(ABC):
     def abort(self) -> None:
         """Close it at once, without a word to the server."""
 
-    def forget(self) -> None:  # noqa: B027 - most have no such plans
-        """Stop what was to be done to it later, while it was idle."""
-
 
 SessionT = TypeVar("SessionT", bound=SqlSession)
 
@@ -52,7 +49,7 @@ class SqlPool(ABC, Generic[SessionT]):
     """
 
     def __init__(self, *, size: int, wait_s: float) -> None:
-        self._slots = Slots(size, wait_s)
+        self._slots = Places(size, wait_s)
         self._idle: list[SessionT] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -78,10 +75,20 @@ class SqlPool(ABC, Generic[SessionT]):
             self._slots.release()
             raise
 
+    def at_once(self) -> SessionT | None:
+        """As `acquire`, where a clean session is idle and nobody waits; else None."""
+        if not self._idle:
+            return None
+        session = self._idle[-1]
+        if session.cleaning is not None or session.closed or not self._slots.take_now():
+            return None
+        self._idle.pop()
+        session.reused = True
+        return session
+
     async def _take(self, fresh: bool) -> SessionT:
         while self._idle:
             session = self._idle.pop(self._best())
-            session.forget()
             if session.cleaning is not None:
                 await self._wait_for(session)
             if fresh or session.closed:
@@ -115,7 +122,6 @@ class SqlPool(ABC, Generic[SessionT]):
 
     def discard(self, session: SessionT) -> None:
         """Close a session whose state is in doubt; what it still runs is ended on the server."""
-        session.forget()
         task = self._spawn(self._close(session))
         task.add_done_callback(lambda _: self._slots.release())
 
@@ -148,8 +154,6 @@ class SqlPool(ABC, Generic[SessionT]):
         """Close every session, and wait until it is done."""
         self._closed = True
         idle, self._idle = self._idle, []
-        for session in idle:
-            session.forget()
         while self._tasks:  # a session that comes back now is closed in a task of its own
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*map(self._close, idle))

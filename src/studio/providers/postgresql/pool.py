@@ -4,7 +4,7 @@ asyncpg's own pool runs a reset query before each reuse, which costs as much as 
 Here a transaction ends every use of a session:
 
 * a read is rolled back, which undoes all that a function called by it can set in the session. The
-  ROLLBACK travels ahead of the next use, or by itself `LINGER_S` later if there is none;
+  ROLLBACK travels ahead of the next use, or by itself some `LINGER_S` later if there is none;
 * a write is committed, and then the session is reset (`RESET` or, after anything but plain
   row changes, `DISCARD ALL`) behind the caller's back; the next borrower waits for that;
 * after a cancel, or an error that leaves it unclear where the conversation stands, it is closed.
@@ -22,6 +22,8 @@ from studio.providers.postgresql.values import Plan
 from studio.providers.postgresql.wire import ROLLBACK, parse, run
 
 LINGER_S = 0.002
+_EARLY_S = 0.0005
+"""A session that is nearly due is not left for another round."""
 SEEN_TEXTS = 4_096
 """Texts remembered as seen once; the second time a text gets a prepared statement."""
 
@@ -62,7 +64,8 @@ class Session(SqlSession):
 
     def __init__(self, conn: Any) -> None:
         super().__init__(conn)
-        self.timer: asyncio.TimerHandle | None = None
+        self.idle_since = 0.0
+        """On the loop's clock."""
         self._plans: dict[str, Plan] = {}
         self._open = False
 
@@ -130,12 +133,6 @@ class Session(SqlSession):
             self._plans.clear()
             self.conn._mark_stmts_as_closed()
 
-    def forget(self) -> None:
-        """Stop the timer of a ROLLBACK that is not needed by itself any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
 
 class Pool(SqlPool[Session]):
     """Sessions, and what is remembered of their texts.
@@ -149,6 +146,7 @@ class Pool(SqlPool[Session]):
         super().__init__(size=size, wait_s=wait_s)
         self._connect = connect
         self._seen: OrderedDict[int, None] = OrderedDict()
+        self._lingering: asyncio.TimerHandle | None = None
 
     def seen(self, text: str) -> bool:
         """Whether this text came before; remembers it."""
@@ -168,7 +166,21 @@ class Pool(SqlPool[Session]):
             self._start_cleaning(session, session.clean, end)
         elif session.open:
             loop = asyncio.get_running_loop()
-            session.timer = loop.call_later(LINGER_S, self._start_cleaning, session, session.clean, "ROLLBACK")
+            session.idle_since = loop.time()
+            if self._lingering is None:  # one timer for all sessions: one each would cost more than the rest of this
+                self._lingering = loop.call_later(LINGER_S, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        """Roll back what was idle for `LINGER_S`; look again while any idle session has a transaction open."""
+        loop = asyncio.get_running_loop()
+        self._lingering = None
+        for session in self._idle:
+            if not session.open or session.cleaning is not None:
+                continue
+            if session.idle_since + LINGER_S <= loop.time() + _EARLY_S:
+                self._start_cleaning(session, session.clean, "ROLLBACK")
+            elif self._lingering is None:
+                self._lingering = loop.call_later(LINGER_S, self._end_lingering)
 
     async def _new(self) -> Session:
         return Session(await self._connect())

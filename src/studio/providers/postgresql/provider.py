@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from studio.contract import Batch, Result
@@ -28,7 +28,7 @@ from studio.providers.postgresql.password import set_password_text
 from studio.providers.postgresql.pool import Pool, limits
 from studio.providers.postgresql.values import SETTINGS
 from studio.providers.postgresql.wire import GuardedLoop, NotSpoken
-from studio.providers.postgresql.work import explain_text, read, write
+from studio.providers.postgresql.work import Reading, explain_text, write
 
 
 class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
@@ -82,9 +82,12 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         call, verdict = await self._judged(query, params)
         verdict.must_read()
         cursor = verdict.root == "SelectStmt"  # of the others, none can be a cursor's query
-        async with aclosing(read(self._pool, call, self._first_batch, cursor=cursor, plain=verdict.plain)) as batches:
-            async for batch in batches:
+        reading = Reading(self._pool, call, self._first_batch, cursor=cursor, plain=verdict.plain)
+        try:
+            while (batch := await reading.next()) is not None:
                 yield batch
+        finally:
+            reading.close()
 
     async def execute(self, query: Sql, params: Params = None) -> Result:
         """Run one SQL statement that may write; it is committed before the answer."""
@@ -105,9 +108,12 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
 
     async def list_tables(self) -> AsyncIterator[Batch]:
         """List the tables and views that can be read: schema, name, type, estimated rows."""
-        async with aclosing(read(self._pool, Call(catalog.TABLES), self._first_batch)) as batches:
-            async for batch in batches:
+        reading = Reading(self._pool, Call(catalog.TABLES), self._first_batch)
+        try:
+            while (batch := await reading.next()) is not None:
                 yield batch
+        finally:
+            reading.close()
 
     async def describe_table(self, table: TableName, schema: SchemaName = None) -> dict[str, Any]:
         """Describe one table: columns, primary key, foreign keys and indexes."""
@@ -136,11 +142,12 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
 
     async def _value(self, text: str, *values: Any, names: Sequence[str] = (), plain: bool = True) -> Any:
         """The first value of a query of ours, or None without a row. `plain` as in `read`."""
-        call = Call(text, tuple(names), list(values))
-        async with aclosing(read(self._pool, call, 1, cursor=False, plain=plain)) as batches:
-            async for batch in batches:
-                return batch.rows[0][0] if batch.rows else None
-        return None
+        reading = Reading(self._pool, Call(text, tuple(names), list(values)), 1, cursor=False, plain=plain)
+        try:
+            batch = await reading.next()
+        finally:
+            reading.close()
+        return batch.rows[0][0] if batch and batch.rows else None
 
     async def _connect(self) -> Any:
         """A logged-in connection to the first address that takes one, within `connect_timeout_s`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from studio.contract import Batch, ProviderConfig, Result
@@ -33,9 +33,7 @@ def explain_text(text: str) -> str:
     return f"EXPLAIN (FORMAT JSON) {text}"
 
 
-async def read(
-    pool: Pool, call: Call, first: int, *, cursor: bool = True, plain: bool = True
-) -> AsyncGenerator[Batch, None]:
+class Reading:
     """Rows of a query in a read-only transaction, in batches of about a megabyte.
 
     Args:
@@ -45,39 +43,73 @@ async def read(
         cursor: whether the server must also take the text as a read-only cursor's query.
         plain: whether ROLLBACK ends all that it can have done to the session.
     """
-    end = None if plain else UNLOCK
-    session, plan, (records, _, done) = await _begin_read(pool, call, first, cursor, end)
-    limit = first
-    try:
-        while not done:
-            rows = plan.rows(records)
-            limit = _next_limit(limit, rows)
-            yield Batch(plan.columns, rows)
-            records, _, done = await session.more(plan, limit)
-        rows = plan.rows(records)
-    except BaseException as exc:
-        _give_back(pool, session, exc, end)
-        raise
-    pool.release(session, end)  # before the last rows are handed out: their reader may be slow
-    yield Batch(plan.columns, rows)
+
+    __slots__ = ("_call", "_cursor", "_end", "_limit", "_plan", "_pool", "_session", "ended")
+
+    def __init__(self, pool: Pool, call: Call, first: int, *, cursor: bool = True, plain: bool = True) -> None:
+        self._pool, self._call, self._limit, self._cursor = pool, call, first, cursor
+        self._end = None if plain else UNLOCK
+        self._session: Session | None = None
+        self.ended = False
+
+    async def next(self) -> Batch | None:
+        """The next rows; None after the last ones."""
+        if self.ended:
+            return None
+        records, _, done = await (self._begin() if self._session is None else self._more(self._session))
+        session = self._session
+        assert session is not None
+        try:
+            rows = self._plan.rows(records)
+        except BaseException as exc:
+            self._give_back(session, exc)
+            raise
+        if done:
+            self.close()  # before the last rows are handed out: their reader may be slow
+        else:
+            self._limit = _next_limit(self._limit, rows)
+        return Batch(self._plan.columns, rows)
+
+    def close(self) -> None:
+        """Give the session back, wherever the reading stands. Not while `next` runs."""
+        session, self._session, self.ended = self._session, None, True
+        if session is not None:
+            self._pool.release(session, self._end)
+
+    async def _begin(self) -> Rows:
+        """The first rows; once more on a new session where an old one turns out to be dead or outdated."""
+        for fresh in (False, True):
+            session = self._pool.at_once() if not fresh else None
+            if session is None:
+                session = await self._pool.acquire(fresh=fresh)
+            started = time.monotonic()
+            try:
+                self._plan, rows = await _run(
+                    self._pool, session, self._call, self._limit, begin="read", cursor=self._cursor
+                )
+            except BaseException as exc:
+                self._give_back(session, exc)
+                if not _was_dead(session, exc, started):
+                    raise
+            else:
+                self._session = session
+                return rows
+        raise AssertionError("a new session is never reused")
+
+    async def _more(self, session: Session) -> Rows:
+        try:
+            return await session.more(self._plan, self._limit)
+        except BaseException as exc:
+            self._give_back(session, exc)
+            raise
+
+    def _give_back(self, session: Session, exc: BaseException) -> None:
+        self._session, self.ended = None, True
+        _give_back(self._pool, session, exc, self._end)
 
 
 def _next_limit(last: int, rows: Sequence[tuple[Any, ...]]) -> int:
     return max(16, min(BATCH_ROWS, last * 8, int(BATCH_BYTES / max(1.0, width(rows)))))
-
-
-async def _begin_read(pool: Pool, call: Call, first: int, cursor: bool, end: str | None) -> tuple[Session, Plan, Rows]:
-    """The first rows; once more on a new session where an old one turns out to be dead or outdated."""
-    for fresh in (False, True):
-        session = await pool.acquire(fresh=fresh)
-        started = time.monotonic()
-        try:
-            return session, *await _run(pool, session, call, first, begin="read", cursor=cursor)
-        except BaseException as exc:
-            _give_back(pool, session, exc, end)
-            if not _was_dead(session, exc, started):
-                raise
-    raise AssertionError("a new session is never reused")
 
 
 async def _run(

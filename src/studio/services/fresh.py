@@ -1,0 +1,43 @@
+"""What was read of the store and made of it, for exactly as long as nothing in the store has changed.
+
+An embedded store tells by a number whether anybody, this process or another, has committed anything since
+(`Database.version`); a key that was revoked, an alias that was detached or a connector that was switched off
+is so read anew by the very next call. A server's store tells nothing without a round trip: nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+from studio.store.engine import Database
+
+T = TypeVar("T")
+MOST = 10_000
+
+
+class Fresh:
+    """The kept things of one process. Its methods run on the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._version: int | None = None
+        self._kept: dict[Hashable, Any] = {}
+
+    def now(self, key: Hashable) -> Any:
+        """What is kept under a key and holds at this moment, else None."""
+        version = self._database.version()
+        if version is None:
+            return None
+        if version != self._version:
+            self._version = version
+            self._kept.clear()
+        return self._kept.get(key)
+
+    async def read(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+        """Read what is not kept, and keep it. The version comes first: what is read is that state, or a later one."""
+        version = self._database.version()
+        found = await read()
+        if version is not None and version == self._version and len(self._kept) < MOST:
+            self._kept[key] = found
+        return found
