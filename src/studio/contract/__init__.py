@@ -18,7 +18,8 @@ from studio.contract.config import (
 from studio.contract.database import DatabaseProvider, SqlProvider
 from studio.contract.network import Network
 from studio.contract.operation import Batch, Operation, operation
-from studio.contract.provider import Probe, Provider, Stage
+from studio.contract.probe import Probe, Stage
+from studio.contract.provider import Provider
 from studio.contract.values import canonical
 from studio.contract.web import ApiProvider, WebConfig
 from studio.models import Column, Effect, Result

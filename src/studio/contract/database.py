@@ -10,7 +10,8 @@ from pydantic import Field
 from typing_extensions import TypedDict  # Pydantic takes no other before Python 3.12
 
 from studio.contract.operation import Batch, operation
-from studio.contract.provider import ConfigT, Probe, Provider
+from studio.contract.probe import Probe
+from studio.contract.provider import ConfigT, Provider
 from studio.models import Effect, Result
 
 Sql = Annotated[str, Field(description="One SQL statement; values as :name parameters.", min_length=1)]

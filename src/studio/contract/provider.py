@@ -9,59 +9,21 @@ A provider class is importable without its driver: import drivers inside `open` 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from studio.contract.caps import Caps
 from studio.contract.config import ProviderConfig
 from studio.contract.network import Network
 from studio.contract.operation import Batch, Download, Operation, byte_forms_of, operations_of
+from studio.contract.probe import Probe
 from studio.contract.values import canonical
 from studio.errors import Internal, OperationNotSupported, StudioError, UpstreamError
 from studio.models import Result
 
 ConfigT = TypeVar("ConfigT", bound=ProviderConfig)
-
-
-@dataclass
-class Stage:
-    """One step of a connection test. `ms` is its time; `fix` says what usually mends it."""
-
-    name: str
-    ok: bool
-    ms: float
-    detail: str | None = None
-    fix: str | None = None
-
-
-@dataclass
-class Probe:
-    """The record of a connection test: timed stages, and what the account may do.
-
-    `privileges` holds `enforced_by` ("account" or "service"), `excess` (a list of privileges that a
-    read-only account should not hold) and `grant` (statements for a least-privileged account).
-    """
-
-    stages: list[Stage] = field(default_factory=list)
-    privileges: dict[str, Any] | None = None
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
-        """Time a step; an exception marks it as the failing one and goes on up."""
-        entry = Stage(name, ok=True, ms=0.0)
-        start = time.perf_counter()
-        try:
-            yield entry
-        except BaseException:
-            entry.ok = False
-            raise
-        finally:
-            entry.ms = (time.perf_counter() - start) * 1000
-            self.stages.append(entry)
 
 
 class Provider(ABC, Generic[ConfigT]):

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, Field
 from studio.contract.config import BELOW, LOWER, Overridable, ProviderConfig
 from studio.contract.keys import MAX_KEY_BYTES, checked_key, verb_and_key
 from studio.contract.operation import Batch, Download, byte_form, operation
-from studio.contract.provider import Probe, Provider
+from studio.contract.probe import Probe
+from studio.contract.provider import Provider
 from studio.models import Effect, Result
 
 

@@ -15,7 +15,8 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, model_validator
 
 from studio.contract.config import Destination, Host, Pem, ProviderConfig, Secret, Text, secret_check
-from studio.contract.provider import ConfigT, Probe, Provider
+from studio.contract.probe import Probe
+from studio.contract.provider import ConfigT, Provider
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^/?#@:\[\]\\]+)(?::(?P<port>\d{1,5}))?(?P<path>/.*)?"

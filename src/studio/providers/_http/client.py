@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from studio.contract.network import Network
-from studio.contract.provider import Probe
+from studio.contract.probe import Probe
 from studio.contract.web import (
     CREDENTIAL_HEADERS,
     RESERVED_HEADERS,

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from studio.contract.network import Network, tls_context
-from studio.contract.provider import Probe
+from studio.contract.probe import Probe
 from studio.contract.web import Url, WebConfig
 from studio.errors import EgressDenied, Unreachable
 from studio.providers._http.errors import bad_ca
