@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from tests.attack import corpus
 from tests.attack.report import report
+from tests.attack.served import program, served
 
 from studio import providers
 from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
+
+__all__ = ["program", "served"]
 
 KINDS = providers.built()
 NETWORKED = [kind for kind in KINDS if kind != "sqlite"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,17 @@ class Line:
 
     says: str
     never: str
+    most: frozenset[str] = frozenset()
+    """Figures of which the largest is told, not the sum."""
 
     def figures(self) -> set[str]:
         """The names of the figures that stand in the sentence."""
         return {piece.split("}")[0].split(":")[0] for piece in self.says.split("{")[1:]} - {"parts"}
+
+    def added(self, some: Counter[str], more: Counter[str]) -> Counter[str]:
+        """Both together."""
+        most = {name: max(some[name], more[name]) for name in self.most}
+        return Counter({name: some[name] + more[name] for name in {*some, *more}} | most)
 
 
 LINES = {
@@ -40,7 +48,12 @@ LINES = {
         "{written:,} writes past the product on {parts} engines, {seen:,} seen by the oracle: {blind} engines blind",
         never="blind",
     ),
-    "exhaustion": Line("{bombs:,} bombs over {parts} providers: {broken} bounds broken", never="broken"),
+    "exhaustion": Line(
+        "{bombs:,} bombs over {parts} parts, {again} tried again: {broken} bounds broken; at worst {mib} MiB, "
+        "{late} ms past the deadline, {held} ms held",
+        never="broken",
+        most=frozenset({"mib", "late", "held"}),
+    ),
     "guards": Line("{off:,} guards switched off over {parts} subjects: {silent} without effect", never="silent"),
 }
 
@@ -55,7 +68,7 @@ class Report:
         """Add figures to one part of a line. Raises KeyError for a line or a figure that no sentence has."""
         if unknown := set(figures) - LINES[line].figures():
             raise KeyError(f"{line} counts {sorted(LINES[line].figures())}, not {sorted(unknown)}")
-        self._sums.setdefault((line, part), Counter()).update(figures)
+        self._sums[line, part] = LINES[line].added(self._sums.get((line, part), Counter()), Counter(figures))
 
     def parts(self, line: str) -> dict[str, Counter[str]]:
         """What each part of a line counted."""
@@ -63,7 +76,7 @@ class Report:
 
     def total(self, line: str) -> Counter[str]:
         """The sums of a line over its parts."""
-        return sum(self.parts(line).values(), Counter())
+        return reduce(LINES[line].added, self.parts(line).values(), Counter())
 
     def lines(self) -> list[str]:
         """The report: a line for each that counted anything."""

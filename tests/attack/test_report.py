@@ -17,6 +17,14 @@ def test_a_line_adds_up_its_parts() -> None:
     assert made.broken() == []
 
 
+def test_of_a_cost_the_largest_is_told() -> None:
+    made = Report()
+    made.count("exhaustion", "rest", bombs=1, mib=7, late=30)
+    made.count("exhaustion", "rest", bombs=1, mib=5, late=40)
+    made.count("exhaustion", "soap", bombs=1, mib=6, late=1)
+    assert made.total("exhaustion") == {"bombs": 3, "mib": 7, "late": 40, "held": 0}
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_the_figure_that_must_be_zero_breaks_the_run_and_names_its_part(line: str) -> None:
     made = Report()

@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict
 
 from studio.errors import ResultBlocked
-from studio.providers._bounds import MAX_VALUES, first_values, too_many
+from studio.providers._bounds import MAX_LISTED, MAX_VALUES, first_values, too_many
 from studio.providers._http.body import Answer
 from studio.providers._http.redact import Redactor
 from studio.providers._objects.parts import Entry
@@ -34,7 +34,7 @@ def test_values_are_counted_and_not_the_commas_of_texts() -> None:
     assert not too_many(as_json({"csv": 'a,"b",{c}\\\n' * MAX_VALUES}))
     assert too_many(as_json({"csv": "a," * MAX_VALUES, "rows": MANY}))
     assert too_many(as_json({str(n): "x" for n in MANY}))
-    assert too_many(b"\xef\xbb\xbf <l>" + b"<a/>" * 2 * MAX_VALUES + b"</l>")
+    assert too_many(b"\xef\xbb\xbf <l>" + b"<a/>" * 2 * MAX_LISTED + b"</l>")
     assert first_values(b"[1,2]") == b"[1,2]"
     assert first_values(as_json(MANY)).count(b",") == MAX_VALUES - 1
 

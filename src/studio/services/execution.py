@@ -131,6 +131,8 @@ async def open_session(
     provider: Provider[Any] = kind(config, network=core.egress, organization_id=organization_id)
     try:
         await provider.open(stack)
+    except StudioError:
+        raise  # from itself it would be a cycle, and keep megabytes until one is looked for
     except Exception as exc:
         raise provider.error(exc) from exc
     return provider
@@ -152,5 +154,7 @@ async def pinned(core: Core, kind: Kind, config: ProviderConfig, organization_id
 async def _pins_of(provider: Provider[Any]) -> Mapping[str, Any]:
     try:
         return await provider.pin()
+    except StudioError:
+        raise  # from itself it would be a cycle, and keep megabytes until one is looked for
     except Exception as exc:
         raise provider.error(exc) from exc

@@ -43,6 +43,8 @@ async def test(opener: Opener, *, timeout_s: float, quick: bool) -> tuple[dict[s
             try:
                 await (_answers(provider, probe) if quick else provider.probe(probe))
                 _look(provider, probe)
+            except StudioError:
+                raise  # from itself it would be a cycle, and keep megabytes until one is looked for
             except Exception as exc:
                 raise provider.error(exc) from exc
     except TimeoutError:

@@ -182,6 +182,8 @@ async def _set_upstream(core: Core, connector: Connector, password: str) -> str 
             provider = await execution.open_provider(core, target, stack)
             try:
                 return await provider.set_password(password)
+            except StudioError:
+                raise  # from itself it would be a cycle, and keep megabytes until one is looked for
             except Exception as exc:
                 raise provider.error(exc) from exc
     except TimeoutError:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import cache
+from traceback import clear_frames
 from typing import Any
 
 import aiohttp
@@ -126,11 +127,27 @@ async def client(service: str, stack: AsyncExitStack, access: Access, http: aioh
         )
     )
     made.meta.events.register("before-call.s3", _stay)
+    made._make_api_call = _letting_go(made._make_api_call)
     if access.role_arn is not None:
         keys = replace(access, role_arn=None, external_id=None)
         sts = await client("sts", stack, keys, http)
         made._request_signer._credentials = RoleKeys(sts, access.role_arn, access.external_id)
     return made
+
+
+def _letting_go(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The call, whose failure keeps no frame of the driver: one holds its own exception, and so the whole answer."""
+
+    async def called(*arguments: Any, **named: Any) -> Any:
+        try:
+            return await call(*arguments, **named)
+        except Exception as exc:
+            clear_frames(exc.__traceback__)
+            if exc.__context__ is not None:
+                clear_frames(exc.__context__.__traceback__)
+            raise
+
+    return called
 
 
 def _stay(context: dict[str, Any], **_: Any) -> None:

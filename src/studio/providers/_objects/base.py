@@ -152,8 +152,16 @@ class ObjectBase(StorageProvider[ConfigT]):
             try:
                 return await call()
             except Exception as exc:
-                error = self.error(exc)
-                if not passing(error):
+                least = self._passes(exc)
+                if least is None:
                     raise
-            await asyncio.sleep(max(pause * random.uniform(0.5, 1.5), error.retry_after_s or 0))  # noqa: S311
+            await asyncio.sleep(max(pause * random.uniform(0.5, 1.5), least))  # noqa: S311
         return await call()
+
+    def _passes(self, exc: Exception) -> float | None:
+        """The least pause before another try, seconds; None where there shall be none.
+
+        A method of its own: an error that a frame of its traceback holds keeps what it was about, which is megabytes.
+        """
+        error = self.error(exc)
+        return (error.retry_after_s or 0) if passing(error) else None

@@ -22,7 +22,7 @@ from studio.contract import Network, Probe, Stage
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.web import Url
 from studio.errors import InvalidConfig, StudioError, Unreachable, UpstreamError
-from studio.providers._bounds import too_many
+from studio.providers._bounds import MAX_LISTED, too_many
 from studio.providers._objects.parts import TooSlow
 
 _MAX_CONTEXTS = 64
@@ -121,7 +121,7 @@ class Bounded(aiohttp.ClientResponse):
             if self.status >= 300:
                 return b""
             raise UpstreamError("the server's answer has a DOCTYPE or is in UTF-16, which is never read")
-        if too_many(body):
+        if too_many(body, MAX_LISTED):
             raise UpstreamError("the server's answer has more values than any of this call; ask for fewer rows")
         return body
 

@@ -212,12 +212,19 @@ class Soap(ApiProvider[SoapConfig]):
     async def _service(self) -> Port:
         """The port; read once for all who wait."""
         if self._port is None:
-            if self._reading is None or self._reading.done():
+            if self._reading is None:
                 # A task of its own: a caller that is cancelled must not take the WSDL away from the others.
                 self._reading = asyncio.create_task(self._read(), name="studio-soap-wsdl")
-                self._reading.add_done_callback(_seen)
+                self._reading.add_done_callback(self._read_ended)
             self._port = await asyncio.shield(self._reading)
         return self._port
+
+    def _read_ended(self, task: asyncio.Task[Port]) -> None:
+        """Keep nothing of it: a failure's traceback holds the documents, and every waiter may have gone."""
+        if not task.cancelled():
+            task.exception()
+        if self._reading is task:
+            self._reading = None
 
     async def _stop_reading(self) -> None:
         if self._reading is not None:
@@ -244,9 +251,3 @@ def _found(service: Service, name: str) -> Call:
         known = f"did you mean {', '.join(near)}?" if near else f"it has: {', '.join(service.calls)}"[:500]
         raise InvalidRequest.at("operation", f"the service has none of that name; {known}")
     return service.calls[name]
-
-
-def _seen(task: asyncio.Task[Port]) -> None:
-    """Where every waiter has gone, nobody else looks at the outcome."""
-    if not task.cancelled():
-        task.exception()
