@@ -114,6 +114,7 @@ async def test_a_refused_answer_is_let_go_at_once(local: Target, kind: str, name
                 await local.query(kind, made)
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
+        assert len(gc.garbage) < 5_000
         kept = [
             one for each in gc.garbage for one in gc.get_referents(each) if isinstance(one, bytes | bytearray | str)
         ]

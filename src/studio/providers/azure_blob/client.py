@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from traceback import clear_frames
 from typing import Any
 
 import aiohttp
@@ -236,7 +235,6 @@ def _expected() -> Iterator[None]:
     except BaseException as exc:
         for answer in _answers.get():
             answer.close()
-        clear_frames(exc.__traceback__)  # its frames hold its errors, and so whole answers, until a collection
         if isinstance(exc, TypeError | AttributeError | LookupError | ValueError | RecursionError):
             raise _strange() from exc
         raise
