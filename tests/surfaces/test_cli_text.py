@@ -15,7 +15,7 @@ _NAMES = ["id", "name ñ", "z"]
 def test_a_pipe_gets_the_table_that_a_wide_terminal_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "500")
     for rows in (_ROWS, _ROWS[:1], []):
-        assert list(text._laid_out(rows, _NAMES)) == text._fitted(rows, _NAMES)
+        assert list(text._laid_out(rows, _NAMES, text._widths(rows, _NAMES))) == text._fitted(rows, _NAMES)
 
 
 def test_a_pipe_gets_long_cells_whole_and_does_without_rich(

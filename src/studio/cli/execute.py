@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli import text
+from studio.cli import rows, text
 from studio.cli.common import target
 from studio.cli.given import json_object, pairs, read_text
 from studio.cli.where import with_service
@@ -24,7 +24,7 @@ _format = click.option(
 )  # fmt: skip
 _query_format = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv", "ndjson", "arrow"]), default="table",
-    show_default=True, help="json is the whole result; csv, ndjson and arrow write rows as they come.",
+    show_default=True, help="json is the whole result; all of them write rows as they come.",
 )  # fmt: skip
 _json = click.option("--json", "form", flag_value="json", help="The same as --format json.")
 _TRUNCATED = "truncated: more rows were there, past max_rows or max_bytes; narrow the query or raise the cap"
@@ -54,7 +54,9 @@ async def query(
     found = await target(service, alias_or_id, agent)
     if form in {"ndjson", "arrow"} or (form == "csv" and not sys.stdout.isatty()):
         return await _stream(service, form, query=text_of_it, params=given or None, **found)
-    return _print(await service.execute_query(query=text_of_it, params=given or None, **found), form)
+    if form == "csv":
+        return _print(await service.execute_query(query=text_of_it, params=given or None, **found), form)
+    return await _show(service, form, query=text_of_it, params=given or None, **found)
 
 
 @click.command("run", short_help="Run one operation of a connector.")
@@ -111,6 +113,20 @@ async def _stream(service: Service, form: str, **call: Any) -> None:
     return None
 
 
+async def _show(service: Service, form: str, **call: Any) -> None:
+    """A table or a document as the rows come. What returns no rows (it was not run yet) is printed whole."""
+    from contextlib import aclosing
+
+    try:
+        async with aclosing(service.stream_query(form="json", **call)) as chunks:
+            end = await rows.show(chunks, form, lambda result: _print(result, form))
+    except OperationNotSupported:
+        return _print(await service.execute_query(**call), form)
+    if end is not None and form == "table":
+        _print_notes(end)
+    return None
+
+
 def _print(result: Mapping[str, Any], form: str) -> None:
     if form == "json":
         return text.print_json(result)
@@ -122,10 +138,16 @@ def _print(result: Mapping[str, Any], form: str) -> None:
         columns = [column["name"] for column in result["columns"]] or text.columns_of(records)
         (text.print_csv if form == "csv" else text.print_table)(records, columns)
     if form == "table":
-        text.note(f"{_counted(result['row_count'])}, {result['execution_time_ms']:.1f} ms")
-    if result["truncated"]:
+        _print_notes(result)
+    elif result["truncated"]:
         text.note(_TRUNCATED)
     return None
+
+
+def _print_notes(result: Mapping[str, Any]) -> None:
+    text.note(f"{_counted(result['row_count'])}, {result['execution_time_ms']:.1f} ms")
+    if result["truncated"]:
+        text.note(_TRUNCATED)
 
 
 def _records(data: Any) -> list[Mapping[str, Any]] | None:

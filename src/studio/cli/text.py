@@ -41,9 +41,21 @@ def print_json(value: Any) -> None:
 
 def print_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """A table on stdout: as wide as the terminal, or as its content where nobody looks."""
+    print_part(records, columns, None)
+
+
+def print_part(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str], widths: Sequence[int] | None
+) -> list[int] | None:
+    """A table, or the next part of one that is as wide as its first part was; its widths, where nobody looks."""
     rows = [[cell(record.get(name)) for name in columns] for record in records]
     names = [plain(name) for name in columns]
-    click.echo("\n".join(_fitted(rows, names) if sys.stdout.isatty() else _laid_out(rows, names)))
+    if sys.stdout.isatty():
+        click.echo("\n".join(_fitted(rows, names)))
+        return None
+    chosen = list(widths) if widths else _widths(rows, names)
+    click.echo("\n".join(_lines(rows, chosen) if widths else _laid_out(rows, names, chosen)))
+    return chosen
 
 
 def _fitted(rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
@@ -64,13 +76,20 @@ def _fitted(rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
     return [line.rstrip() for line in drawn.get().splitlines()]
 
 
-def _laid_out(rows: Sequence[Sequence[str]], names: Sequence[str]) -> Iterator[str]:
+def _widths(rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[int]:
+    return [max(map(_width, (name, *(row[at] for row in rows)))) for at, name in enumerate(names)]
+
+
+def _laid_out(rows: Sequence[Sequence[str]], names: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """The same lines without folding. Rich takes minutes and gigabytes for a million of them."""
-    widths = [max(map(_width, (name, *(row[at] for row in rows)))) for at, name in enumerate(names)]
     if not widths:
         return
     yield _line(names, widths)
     yield "─" * (sum(widths) + 3 * (len(widths) - 1))
+    yield from _lines(rows, widths)
+
+
+def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
     for row in rows:
         yield _line(row, widths)
 
