@@ -1,11 +1,14 @@
-"""Fixtures that all tests share. Importing this file needs no driver and starts nothing."""
+"""Fixtures that all tests share, and the poison of the whole run. Importing this file needs no driver."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests import poison
 from tests.servers import Postgres
+
+poison.begin()  # here already, because conftests below this one import the product
 
 SERVER_FIXTURES = {"postgres", "own_postgres"}
 """With those of `tests.upstreams`: a test that uses one is marked `server`, so that `-m "not server"` leaves it out."""
@@ -18,6 +21,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if name in SERVER_FIXTURES or definitions[-1].func.__module__.startswith("tests.upstreams"):
                 item.add_marker("server")
                 break
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    poison.run().look(nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    poison.run().end()
+    if poison.run().caught and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in [poison.run().says(), *poison.run().caught]:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,15 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests import poison
+
+fetch = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+"""`urlopen` that asks no proxy of the environment."""
 TRIES = 3
 """A port found free can be taken before the server binds it, so a start is tried again."""
 
@@ -161,8 +166,11 @@ class Server:
 
     def tail(self) -> str:
         """The end of the server's output."""
+        return self._output()[-4000:].decode(errors="replace") or "(no output)"
+
+    def _output(self) -> bytes:
         path = self.dir / "output"
-        return path.read_text(errors="replace")[-4000:] if path.exists() else "(no output)"
+        return path.read_bytes() if path.exists() else b""
 
     def stop(self, how: signal.Signals | None = None) -> None:
         """End the process and wait for it."""
@@ -188,6 +196,7 @@ class Server:
         """Stop and remove everything."""
         atexit.unregister(self.close)
         self.stop()
+        poison.search(f"{type(self).__name__}'s log", self._output())
         shutil.rmtree(self.dir, ignore_errors=True)
 
 

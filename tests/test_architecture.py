@@ -6,7 +6,6 @@ import ast
 import importlib
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from tests import poison
 
 from studio import errors, providers
 from studio.api import problems
@@ -309,7 +309,7 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 
 def bare(script: str, folder: Path) -> str:
     """Run a script in a process in which no extra is installed."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder / "data")}
+    environment = poison.program(folder)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", BARE + script, json.dumps(sorted(DRIVERS))],
         capture_output=True, text=True, env=environment, cwd=folder, check=False, timeout=60,

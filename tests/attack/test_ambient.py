@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.attack import corpus
+from tests import poison
 from tests.attack.conftest import KINDS, NETWORKED
 from tests.attack.report import report
 from tests.attack.sink import Sink, answer, sink
@@ -23,11 +23,7 @@ from tests.attack.sink import Sink, answer, sink
 from studio.security import hygiene
 
 MARK = "p01s0n"
-AMBIENT = corpus.read("ambient")
 ROOT = Path(__file__).parents[2]
-PLANTED = sum(
-    text.count("$CANARY") + text.count("$TRAP") for text in [*AMBIENT["variables"].values(), *AMBIENT["files"].values()]
-)
 
 
 @dataclass
@@ -60,17 +56,9 @@ class Poisoned:
 async def poisoned(tmp_path: Path) -> AsyncIterator[Poisoned]:
     home = tmp_path / "home"
     async with AsyncExitStack() as stack:
-        trap = await stack.enter_async_context(sink(http=answer(b'{"AccessKeyId": "p01s0n-trap"}')))
-        place = f"127.0.0.1:{trap.port}"
-        for name, text in AMBIENT["files"].items():
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / name).write_text(text.replace("$CANARY", f"{MARK}-{re.sub(r'[^a-z0-9]', '_', name.lower())}"))
-            (home / name).chmod(0o600)
-        variables = {
-            name: text.replace("$CANARY", f"{MARK}-{name.lower()}").replace("$TRAP", place).replace("$HOME", str(home))
-            for name, text in AMBIENT["variables"].items()
-        }
-        kept = {"PATH": os.environ["PATH"], "HOME": str(home), "STUDIO_DATA_DIR": str(tmp_path / "data")}
+        trap = await stack.enter_async_context(sink(http=answer(poison.CREDENTIALS)))
+        variables = poison.plant(home, trap.port, MARK)
+        kept = {"PATH": os.environ["PATH"], "STUDIO_DATA_DIR": str(tmp_path / "data")}
         sinks = {kind: await stack.enter_async_context(sink(kind)) for kind in NETWORKED}
         yield Poisoned(home, {**variables, **kept}, trap, sinks)
 
@@ -78,7 +66,6 @@ async def poisoned(tmp_path: Path) -> AsyncIterator[Poisoned]:
 @pytest.mark.parametrize("mode", ["library", "program"])
 async def test_no_ambient_credential_reaches_an_upstream(poisoned: Poisoned, mode: str) -> None:
     """As a library nothing is cleaned: then every driver must have been told each field."""
-    (poisoned.home / "openssl.cnf").write_text("")  # OpenSSL itself reads this one at its start
     said = await poisoned.probe(mode)
     strayed = [
         address for address in said["dialled"]
@@ -89,7 +76,7 @@ async def test_no_ambient_credential_reaches_an_upstream(poisoned: Poisoned, mod
     caught = len(poisoned.seen()) + poisoned.trap.connections + len(strayed) + len(read)
     for kind in KINDS:
         report.count("ambient", kind, planted=0)
-    report.count("ambient", "postgresql", planted=PLANTED, seen=caught)
+    report.count("ambient", "postgresql", planted=poison.PLANTED, seen=caught)
     assert (poisoned.seen(), poisoned.trap.connections, strayed, read) == ([], 0, [], [])
     assert all(found.connections for found in poisoned.sinks.values()), said["codes"]
     if mode == "program":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
+from tests import poison
 from tests.servers import Postgres, _end_with_parent, free_port
 
 STUDIO = str(Path(sys.executable).with_name("studio"))
@@ -155,8 +155,7 @@ async def serving(postgres: Postgres, folder: Path, *, replicas: int, **settings
     """That many replicas on an empty database of the server."""
     async with AsyncExitStack() as stack:
         name = await stack.enter_async_context(postgres.fresh_database())
-        environment = {
-            "PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder / "data"),
+        environment = poison.program(folder) | {
             "STUDIO_DATABASE_URL": f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{name}",
             "STUDIO_RATE_LIMIT_PER_S": "0", "STUDIO_ORGANIZATION_RATE_LIMIT_PER_S": "0",
             "STUDIO_FAILED_LOGIN_LIMIT_PER_S": "0", "STUDIO_HEALTH_INTERVAL_S": "0", **settings,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+from tests import poison
 from tests.servers import Postgres, postgres_programs
 
 
@@ -21,11 +21,10 @@ def studio(environment: dict[str, str], *arguments: str) -> str:
 
 def environment_of(postgres: Postgres, name: str, folder: Path) -> dict[str, str]:
     """Settings of a service on that database with a data folder of its own."""
-    (folder / "files").mkdir(parents=True)
-    sqlite3.connect(folder / "files" / "shop.db").close()
+    (folder / "data" / "files").mkdir(parents=True)
+    sqlite3.connect(folder / "data" / "files" / "shop.db").close()
     url = f"postgresql+asyncpg://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{name}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
-    return {**kept, "STUDIO_DATA_DIR": str(folder), "STUDIO_DATABASE_URL": url}
+    return poison.program(folder, STUDIO_DATABASE_URL=url)
 
 
 async def test_a_dump_and_the_keys_bring_a_service_back(postgres: Postgres, tmp_path: Path) -> None:
@@ -35,7 +34,7 @@ async def test_a_dump_and_the_keys_bring_a_service_back(postgres: Postgres, tmp_
         studio(before, "db", "upgrade")
         studio(before, "connectors", "create", "--name", "Shop", "--provider", "sqlite", "--set", "path=shop.db")
         server = ["-h", postgres.host, "-p", str(postgres.port), "-U", postgres.user]
-        tools = {**os.environ, "PGPASSWORD": postgres.password}
+        tools = poison.clean(PGPASSWORD=postgres.password)
         dump, bin_ = str(tmp_path / "dump"), postgres_programs()
         for command in (
             [str(bin_ / "pg_dump"), *server, "--format=custom", "--file", dump, old],

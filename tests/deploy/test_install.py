@@ -8,10 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
+from tests import poison
+from tests.servers import fetch
 
 ROOT = Path(__file__).parent.parent.parent
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()
@@ -31,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the image has at /opt/studio."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("opt") / "studio"
     tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "UV_PROJECT_ENVIRONMENT": str(target)}
-    environment = {**os.environ, **tools, "UV_PYTHON": sys.executable, "UV_LINK_MODE": "hardlink"}
+    environment = poison.clean(**tools, UV_PYTHON=sys.executable, UV_LINK_MODE="hardlink")
     environment.pop("VIRTUAL_ENV", None)
     steps = re.findall(r"^(COPY|RUN) (.*)$", BUILD, re.M)
     assert [kind for kind, _ in steps] == ["RUN", "COPY", "RUN", "COPY", "RUN"]
@@ -50,8 +51,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG", "HOME"}}
-    return {**kept, "STUDIO_DATA_DIR": str(folder / "data"), "STUDIO_SECRETS_DIR": str(folder / "secrets")}
+    return poison.program(folder, STUDIO_SECRETS_DIR=str(folder / "secrets"))
 
 
 def test_the_service_is_ready_from_the_install_and_makes_no_new_code(installed: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_service_is_ready_from_the_install_and_makes_no_new_code(installed: 
         line = server.stdout.readline()
         assert line, server.stderr and server.stderr.read()
         url = json.loads(line)["url"]
-        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+        with fetch(f"{url}/readyz", timeout=10) as answer:
             assert json.load(answer) == {"status": "ready"}
     finally:
         server.terminate()

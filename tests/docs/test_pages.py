@@ -8,7 +8,6 @@ order; `…` stands for anything. A ```python title="name.py" (or toml) block is
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 import shlex
 import subprocess
@@ -17,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests import poison
 
 ROOT = Path(__file__).parent.parent.parent
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.M | re.S)
 RUNNABLE = {"bash", "python"}
+FOR_THE_READERS_CLIENTS = {"NO_PROXY": "127.0.0.1"}  # curl and httpx, which the pages use beside the product
 SHOWN = {"text", "json", "yaml", "toml"}
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")))]
 
@@ -68,15 +69,8 @@ def script_of(blocks: list[Block]) -> str:
 
 def environment(folder: Path) -> dict[str, str]:
     """The reader's shell: this project's commands on the path, an empty data folder, a free port."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
-    bin_folder = str(Path(sys.executable).parent)
-    return {
-        **kept,
-        "PATH": f"{bin_folder}:{kept['PATH']}",
-        "STUDIO_DATA_DIR": str(folder / "data"),
-        "COLUMNS": "120",
-        "PROJECT": str(ROOT),
-    }
+    shell = poison.program(folder, COLUMNS="120", PROJECT=str(ROOT), **FOR_THE_READERS_CLIENTS)
+    return shell | {"PATH": f"{Path(sys.executable).parent}:{shell['PATH']}"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

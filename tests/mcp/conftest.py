@@ -19,7 +19,7 @@ import uvicorn
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
-from tests import toy
+from tests import poison, toy
 
 from studio.app import Application
 from studio.services.connector_service import ConnectorService
@@ -119,9 +119,10 @@ class World:
     @asynccontextmanager
     async def client(self, mode: str = "auto", *, who: str = "agent", at: str = "") -> AsyncIterator[Client]:
         """The official SDK's client."""
-        headers = {"authorization": f"Bearer {self.keys[who]}"}
+        with poison.lifted():
+            made = create_mcp_http_client(headers={"authorization": f"Bearer {self.keys[who]}"})
         async with (
-            create_mcp_http_client(headers=headers) as http,
+            made as http,
             Client(streamable_http_client(f"{self.base}/mcp{at}", http_client=http), mode=mode) as client,
         ):
             yield client

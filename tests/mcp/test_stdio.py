@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from tests import poison
 from tests.mcp.conftest import META, World, request, until
 from tests.toy import Toy
 
@@ -24,8 +25,7 @@ STUDIO = [sys.executable, "-c", "from studio.cli import main; main()", "mcp"]
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
-    return {**kept, "STUDIO_DATA_DIR": str(settings.data_dir), **more}
+    return poison.program(settings.data_dir.parent, **more)
 
 
 def talk(settings: Settings, messages: Iterable[Any], *arguments: str, **more: str) -> list[Any]:

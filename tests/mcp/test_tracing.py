@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from tests import poison
 from tests.mcp.conftest import META, MODERN, World, request
 
 from studio.services import tracing
@@ -163,11 +163,10 @@ def collector() -> Iterator[str]:
 
 def test_a_program_exports_its_spans_as_the_environment_says(collector: str, settings: Settings) -> None:
     lines = [json.dumps(request("tools/list", {"_meta": {**META, "traceparent": TRACEPARENT}}))]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STUDIO_", "OTEL_"))}
     done = subprocess.run(
         [sys.executable, "-c", "from studio.cli import main; main()", "mcp", "--agent", "agent-1"],
         input="\n".join(lines) + "\n",
-        env={**kept, "STUDIO_DATA_DIR": str(settings.data_dir), "OTEL_EXPORTER_OTLP_ENDPOINT": collector},
+        env=poison.program(settings.data_dir.parent, OTEL_EXPORTER_OTLP_ENDPOINT=collector),
         capture_output=True,
         text=True,
         timeout=60,

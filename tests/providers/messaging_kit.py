@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import poison
 
 from studio.errors import StudioError
 
@@ -38,7 +38,7 @@ async def pinged(provider: Any) -> None:
 def run_page(kind: str, folder: Path, env: Mapping[str, str]) -> str:
     """Run the example of a provider's page as it stands; what it prints. Warnings are errors."""
     [example] = re.findall(r"```python\n(.*?)```", (PAGES / f"{kind}.md").read_text(), re.S)
-    full = {"PATH": os.environ["PATH"], "STUDIO_DATA_DIR": str(folder / "studio"), **env}
+    full = poison.program(folder, **env)
     done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, env=full)
     assert not done.stderr, done.stderr
     return done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import poison
 from tests.providers.messaging_kit import code_of, pinged
 from tests.upstreams.sqs import Moto
 
@@ -54,9 +55,11 @@ def config(kind: str, moto: Moto) -> dict[str, Any]:
 def _bucket(moto: Moto, name: str, keys: dict[str, Any]) -> None:
     import botocore.session
 
-    session = botocore.session.Session()
-    session.set_credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
-    session.create_client("s3", region_name="us-east-1", endpoint_url=moto.url).create_bucket(Bucket=name)
+    with poison.lifted():
+        session = botocore.session.Session()
+        session.set_credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
+        client = session.create_client("s3", region_name="us-east-1", endpoint_url=moto.url)
+    client.create_bucket(Bucket=name)
 
 
 def arrived(moto: Moto, since: int) -> list[str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import poison
 from tests.servers import certificates
 from tests.upstreams.graphql import GraphqlApi
 
@@ -535,9 +535,7 @@ async def test_a_mutation_is_never_sent_twice_and_a_query_may_be() -> None:
 
 def test_the_page_is_true(graphql_api: GraphqlApi, tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    env = {
-        "PATH": os.environ["PATH"],
-        "STUDIO_DATA_DIR": str(tmp_path / "studio"),
+    env = poison.program(tmp_path) | {
         "GRAPHQL_URL": graphql_api.url,
         "GRAPHQL_TOKEN": graphql_api.token,
     }

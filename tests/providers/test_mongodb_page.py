@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import poison
 from tests.upstreams.mongodb import Mongodb
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers" / "mongodb.md"
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.server
 
 def test_the_example_runs(mongodb_server: Mongodb, mongodb_database: str, tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    env = {
-        "PATH": os.environ["PATH"],
-        "STUDIO_DATA_DIR": str(tmp_path / "studio"),
+    env = poison.program(tmp_path) | {
         "MONGODB_HOST": mongodb_server.host,
         "MONGODB_PORT": str(mongodb_server.port),
         "MONGODB_DATABASE": mongodb_database,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
+from tests import poison
 from tests.servers import certificates, free_port
 from tests.upstreams.mariadb import Mariadb
 
@@ -468,14 +469,14 @@ async def test_an_empty_password_is_not_filled_from_the_environment_or_a_file(
     mariadb: Mariadb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".my.cnf").write_text("[client]\nuser=canary\npassword=canary\n")
-    for name, poison in (
+    for name, value in (
         ("MYSQL_PWD", "canary"),
         ("MYSQL_HOST", "canary"),
         ("HOME", str(tmp_path)),
         ("USER", "canary"),
         ("MYSQL_HOME", str(tmp_path)),
     ):
-        monkeypatch.setenv(name, poison)
+        monkeypatch.setenv(name, value)
     async with Rogue(asks(b"\xfemysql_native_password\0" + SALT + b"\0")) as rogue:
         await error_of(rogue_config(mariadb, rogue.port, password=None))
     assert b"canary" not in rogue.got
@@ -525,6 +526,7 @@ async def test_a_client_that_allows_it_sends_the_file(tmp_path: Path) -> None:
         client = await asyncio.create_subprocess_exec(
             "mariadb", "--no-defaults", "--host=127.0.0.1", f"--port={rogue.port}", "--user=u", "--skip-ssl", "--local-infile=1",
             "--execute=SELECT 1; SELECT 2; SELECT 3", stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            env=poison.clean(),
         )  # fmt: skip
         await asyncio.sleep(0.3)
         client.kill()

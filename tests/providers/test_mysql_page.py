@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import poison
 from tests.upstreams.mariadb import Mariadb
 
 from studio.providers.mysql.pool import SQL_MODE
@@ -21,9 +21,7 @@ pytestmark = pytest.mark.server
 
 def test_the_example_runs(mariadb: Mariadb, mariadb_database: str, tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    env = {
-        "PATH": os.environ["PATH"],
-        "STUDIO_DATA_DIR": str(tmp_path / "studio"),
+    env = poison.program(tmp_path) | {
         "MYSQL_HOST": mariadb.host,
         "MYSQL_PORT": str(mariadb.port),
         "MYSQL_USER": mariadb.user,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import poison
 from tests.upstreams.redis import Redis
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers" / "redis.md"
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.server
 
 def test_the_example_runs(redis_server: Redis, tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    env = {
-        "PATH": os.environ["PATH"],
-        "STUDIO_DATA_DIR": str(tmp_path / "studio"),
+    env = poison.program(tmp_path) | {
         "REDIS_HOST": redis_server.host,
         "REDIS_PORT": str(redis_server.port),
         "REDIS_USERNAME": redis_server.user,

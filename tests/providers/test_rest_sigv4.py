@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from tests import poison
 from tests.upstreams.httpbin import PROGRAMS
 
 from studio.contract.web import AwsSigV4Auth
@@ -78,8 +79,9 @@ def test_botocore_signs_the_same() -> None:
         for service, method, path, query, body, token in cases
     ]  # fmt: skip
     done = subprocess.run(
-        [str(PROGRAMS / "python"), "-c", ORACLE], input=json.dumps(given), capture_output=True, text=True, check=False
-    )
+        [str(PROGRAMS / "python"), "-c", ORACLE], input=json.dumps(given), capture_output=True, text=True, check=False,
+        env=poison.clean(),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours = [
         sign(

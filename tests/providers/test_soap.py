@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
+from tests import poison
 from tests.servers import certificates
 from tests.upstreams.soap import SoapService
 
@@ -618,9 +619,7 @@ def test_what_secrets_are_sealed_to_and_what_may_be_overridden() -> None:
 
 def test_the_page_is_true(soap_service: SoapService, tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    env = {
-        "PATH": os.environ["PATH"],
-        "STUDIO_DATA_DIR": str(tmp_path / "studio"),
+    env = poison.program(tmp_path) | {
         "SOAP_WSDL_URL": soap_service.url("digest11") + "?wsdl",
         "SOAP_USERNAME": soap_service.user,
         "SOAP_PASSWORD": soap_service.password,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import poison
 from tests.servers import Postgres
 
 PAGES = Path(__file__).parents[2] / "docs" / "providers"
@@ -16,7 +16,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "providers"
 
 def run_example(kind: str, folder: Path, **environment: str) -> str:
     [example] = re.findall(r"```python\n(.*?)```", (PAGES / f"{kind}.md").read_text(), re.S)
-    env = {"PATH": os.environ["PATH"], "STUDIO_DATA_DIR": str(folder / "studio"), **environment}
+    env = poison.program(folder, **environment)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True, env=env, check=False
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import poison
 from tests.upstreams.azurite import Azurite
 from tests.upstreams.gcs import Gcs
 from tests.upstreams.minio import Minio
@@ -51,9 +51,8 @@ def variables(kind: str, request: pytest.FixtureRequest) -> dict[str, str]:
 @pytest.mark.parametrize("kind", ["s3", "minio", "gcs", "azure_blob"])
 def test_the_example_runs_and_prints_what_it_should(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```$", (PAGES / f"{kind}.md").read_text(), re.M | re.S)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example], env={**kept, **variables(kind, request), "STUDIO_DATA_DIR": str(tmp_path)},
+        [sys.executable, "-W", "error", "-c", example], env=poison.program(tmp_path, **variables(kind, request)),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

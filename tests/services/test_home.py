@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from tests import toy
+from tests import poison, toy
 from tests.servers import Postgres
 
 from studio.errors import EgressDenied, EncryptionError
@@ -35,7 +35,7 @@ def script(text: str, *, before: str = "") -> str:
 def started(folder: Path, text: str, **environment: str) -> subprocess.Popen[str]:
     """Run a script the strict way: development mode, every warning an error."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", text]
-    known = {"PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder / "data"), **environment}
+    known = poison.program(folder, **environment)
     return subprocess.Popen(command, env=known, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, delete, insert, select, update
+from tests import poison
 from tests.store.conftest import KEY, Home
 
 from studio.models import AuditEntry
@@ -147,7 +147,7 @@ async def test_no_name_can_hold_the_log_up(log: AuditLog, text: str) -> None:
 
 
 def append_in_processes(home: Home, count: int) -> None:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home.folder)}
+    environment = poison.program(home.folder)
     jobs = [json.dumps([home.url, str(home.folder), f"w{number}"]) for number in range(count)]
     running = [
         subprocess.Popen([sys.executable, "-c", APPEND, job], env=environment, stderr=subprocess.PIPE) for job in jobs

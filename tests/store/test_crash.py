@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests import poison
 
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
@@ -114,7 +115,7 @@ class Crashing:
 
 @asynccontextmanager
 async def crashing(folder: Path) -> AsyncIterator[Crashing]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "STUDIO_DATA_DIR": str(folder), "STUDIO_PORT": "0"}
+    environment = poison.program(folder, STUDIO_PORT="0")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )

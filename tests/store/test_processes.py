@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import poison
 from tests.store.conftest import Home
 
 from studio.errors import NotFound
@@ -88,7 +88,7 @@ def files(home: Home) -> Path:
 def work(home: Home, processes: int, **job: Any) -> list[Any]:
     """Run a job in that many processes at once; what each of them answered."""
     command = [sys.executable, "-c", WORKER, json.dumps(job)]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home.folder), **home.environment}
+    environment = poison.program(home.folder, **home.environment)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
         running: list[subprocess.Popen[str]] = []

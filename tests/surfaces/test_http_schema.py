@@ -58,6 +58,7 @@ class Store:
 
     def __init__(self, server: Server) -> None:
         self.url, self.session = server.url, requests.Session()
+        self.session.trust_env = False
         self.session.headers["authorization"] = f"Bearer {server.key}"
         self._count = itertools.count()
         self.names = self.made()

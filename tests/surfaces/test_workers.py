@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.servers import free_port
+from tests.servers import fetch, free_port
 
 
 class Served:
@@ -47,7 +46,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def answers(url: str) -> bool:
-    with urllib.request.urlopen(url + "/readyz", timeout=10) as answer:
+    with fetch(url + "/readyz", timeout=10) as answer:
         return answer.status == 200
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed
+from tests.servers import Server, StartFailed, fetch
 from tests.upstreams.seaweedfs import BUCKET, running
 
 HERE = Path(__file__).resolve().parent
@@ -82,7 +82,7 @@ class Gcs(Server):
             f"{self.url}{path}", json.dumps(body).encode() if body is not None else None,
             {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}, method=method,
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with fetch(request, timeout=5) as answer:
             found: bytes = answer.read()
             return found
 
@@ -91,18 +91,18 @@ class Gcs(Server):
 
         account = Account.load(EDITOR, key_pair(EDITOR)[0], None)
         form = {"grant_type": GRANT, "assertion": account.assertion(f"{self.url}/token")}
-        with urllib.request.urlopen(f"{self.url}/token", urllib.parse.urlencode(form).encode(), timeout=5) as answer:
+        with fetch(f"{self.url}/token", urllib.parse.urlencode(form).encode(), timeout=5) as answer:
             return str(json.loads(answer.read())["access_token"])
 
     def revoke(self) -> None:
         """Forget every token that was given out."""
-        with urllib.request.urlopen(f"{self.url}/_revoke", b"", timeout=5):
+        with fetch(f"{self.url}/_revoke", b"", timeout=5):
             pass
 
     def fill(self, names: list[str]) -> None:
         """Store a small object under each whole name."""
         body = json.dumps({"bucket": BUCKET, "names": names}).encode()
-        with urllib.request.urlopen(f"{self.url}/_fill", body, timeout=60):
+        with fetch(f"{self.url}/_fill", body, timeout=60):
             pass
 
     def config(self, **changes: Any) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed, certificates
+from tests.servers import Server, StartFailed, certificates, fetch
 
 PYTHON = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "python"
 SCRIPT = Path(__file__).with_name("graphql_app.py")
@@ -49,7 +48,7 @@ class GraphqlApi(Server):
 
     def state(self) -> dict[str, Any]:
         """What the server holds and how many slow fields run, seen past the API."""
-        with urllib.request.urlopen(f"http://{self.host}:{self.port}/state", timeout=5) as answer:
+        with fetch(f"http://{self.host}:{self.port}/state", timeout=5) as answer:
             seen: dict[str, Any] = json.load(answer)
         return seen
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed
+from tests.servers import Server, StartFailed, fetch
 
 FOLDER = Path(__file__).resolve().parents[1] / "servers_env"
 LIFETIME_S = 60
@@ -61,7 +61,7 @@ class OidcProvider(Server):
             "client_secret": self.secret,
         }
         body = urllib.parse.urlencode({**form, **({"scope": scope} if scope else {})}).encode()
-        with urllib.request.urlopen(f"{self.url}/token", body, timeout=5) as answer:
+        with fetch(f"{self.url}/token", body, timeout=5) as answer:
             return str(json.load(answer)["access_token"])
 
     async def sign_in(self, url: str, name: str = "ada") -> str:
@@ -85,7 +85,7 @@ class OidcProvider(Server):
     def control(self, **settings: Any) -> dict[str, Any]:
         """Change how the server behaves (`lifetime`, `slow_ms`, `claims`, `alg`, `revoke`, `reset`); its counters."""
         request = urllib.request.Request(f"{self.url}/_control", json.dumps(settings).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with fetch(request, timeout=5) as answer:
             counters: dict[str, Any] = json.load(answer)
         return counters
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed, listening
+from tests.servers import Server, StartFailed, fetch, listening
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "bao"
 POLICY = 'path "secret/data/connectors/*" { capabilities = ["read"] }\n' \
@@ -60,7 +60,7 @@ class OpenBao(Server):
             f"{self.url}/v1/{path}", None if body is None else json.dumps(body).encode(), method=method,
             headers={"X-Vault-Token": self.root},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with fetch(request, timeout=5) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

@@ -9,7 +9,6 @@ import hmac
 import http.client
 import json
 import secrets
-import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.servers import Server, StartFailed, certificates, free_port
+from tests import poison
+from tests.servers import Server, StartFailed, certificates, fetch, free_port
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "weed"
 BUCKET = "studio-tests"
@@ -45,12 +45,13 @@ class ObjectServer(Server):
         import botocore.session
         from botocore.config import Config
 
-        return botocore.session.Session().create_client(
-            "s3", region_name="us-east-1", endpoint_url=self.url, aws_access_key_id=self.key,
-            aws_secret_access_key=self.secret,
-            config=Config(signature_version="s3v4", proxies={}, request_checksum_calculation="when_required",
-                          response_checksum_validation="when_required", s3={"addressing_style": "path"}),
-        )  # fmt: skip
+        with poison.lifted():
+            return botocore.session.Session().create_client(
+                "s3", region_name="us-east-1", endpoint_url=self.url, aws_access_key_id=self.key,
+                aws_secret_access_key=self.secret,
+                config=Config(signature_version="s3v4", proxies={}, request_checksum_calculation="when_required",
+                              response_checksum_validation="when_required", s3={"addressing_style": "path"}),
+            )  # fmt: skip
 
     def put(self, name: str, body: bytes = b"", bucket: str = BUCKET) -> None:
         """Store an object under its whole name."""
@@ -173,7 +174,7 @@ def _account(name: str, key: str, secret: str, actions: list[str]) -> dict[str, 
 def answers(url: str) -> bool:
     """Whether a GET is answered with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with fetch(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

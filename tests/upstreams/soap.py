@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed, certificates
+from tests.servers import Server, StartFailed, certificates, fetch
 
 PROGRAMS = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin"
 SCRIPT = Path(__file__).with_name("soap_app.py")
@@ -64,12 +63,12 @@ class SoapService(Server):
 
     def wsdl(self, path: str = "soap11") -> str:
         """The WSDL of a port, as text."""
-        with urllib.request.urlopen(self.url(path) + "?wsdl", timeout=5) as answer:
+        with fetch(self.url(path) + "?wsdl", timeout=5) as answer:
             return answer.read().decode()
 
     def state(self) -> dict[str, Any]:
         """What the service holds, seen past SOAP."""
-        with urllib.request.urlopen(f"http://{self.host}:{self.port}/state", timeout=5) as answer:
+        with fetch(f"http://{self.host}:{self.port}/state", timeout=5) as answer:
             seen: dict[str, Any] = json.load(answer)
         return seen
 

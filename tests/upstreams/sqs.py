@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed, certificates, listening
+from tests import poison
+from tests.servers import Server, StartFailed, certificates, fetch, listening
 
 PROGRAM = Path(__file__).resolve().parents[2] / ".venv-servers" / "bin" / "moto_server"
 
@@ -76,17 +77,18 @@ class Moto(Server):
         request = urllib.request.Request(
             f"{self.url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
         )
-        urllib.request.urlopen(request, timeout=5).close()
+        fetch(request, timeout=5).close()
 
     def client(self, service: str = "sqs", key: str | None = None, secret: str | None = None) -> Any:
         """botocore's own blocking client: the test's view that the product has no part in."""
         import botocore.session
         from botocore.config import Config
 
-        return botocore.session.Session().create_client(
-            service, region_name="us-east-1", endpoint_url=self.url, aws_access_key_id=key or self.key,
-            aws_secret_access_key=secret or self.secret, config=Config(proxies={}), verify=False,
-        )  # fmt: skip
+        with poison.lifted():
+            return botocore.session.Session().create_client(
+                service, region_name="us-east-1", endpoint_url=self.url, aws_access_key_id=key or self.key,
+                aws_secret_access_key=secret or self.secret, config=Config(proxies={}), verify=False,
+            )  # fmt: skip
 
     def create(self, name: str, **attributes: str) -> str:
         """Make a queue; its address."""
@@ -100,7 +102,7 @@ class Moto(Server):
 
     def assumed(self) -> list[dict[str, Any]]:
         """What STS was asked for: each time a role was assumed, with its external id as it arrived."""
-        with urllib.request.urlopen(f"{self.url}/moto-api/data.json", timeout=5) as answer:
+        with fetch(f"{self.url}/moto-api/data.json", timeout=5) as answer:
             return list(json.load(answer)["sts"]["AssumedRole"])
 
     def freeze(self) -> None:
