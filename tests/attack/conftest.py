@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import poison
 from tests.attack import corpus
 from tests.attack.report import report
 from tests.attack.served import program, served
@@ -26,6 +27,8 @@ Serve = Callable[..., Any]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if report.lines():
+        report.count("session", "the run", planted=poison.PLANTED, seen=len(poison.run().caught))
     if report.broken() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -37,6 +37,7 @@ LINES = {
     "cases": Line("{run:,} cases over {parts} providers: {escapes} escapes", never="escapes"),
     "leaks": Line("{bytes:,} bytes scanned for {canaries:,} canaries in {parts} places: {found} found", never="found"),
     "ambient": Line("{planted:,} ambient credentials planted, {parts} providers opened: {seen} seen", never="seen"),
+    "session": Line("{planted:,} ambient credentials around every test of this run: {seen} seen", never="seen"),
     "ssrf": Line("{tried:,} destinations and moments tried over {parts} providers: {hits} sink hits", never="hits"),
     "statements": Line(
         "{tried:,} statements tried on {parts} engines, {accepted:,} accepted: {changed} state changes", never="changed"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from tests import poison
+from tests.collector import collecting
 from tests.mcp.conftest import META, MODERN, World, request
 
 from studio.services import tracing
@@ -133,47 +130,20 @@ async def test_the_metrics_tell_the_same_story(world: World) -> None:
     assert tool not in text
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Takes OTLP over HTTP (opentelemetry-proto)."""
-
-    taken: list[Any]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        Collector.taken.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def collector() -> Iterator[str]:
-    Collector.taken = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_program_exports_its_spans_as_the_environment_says(collector: str, settings: Settings) -> None:
+def test_a_program_exports_its_spans_as_the_environment_says(settings: Settings) -> None:
     lines = [json.dumps(request("tools/list", {"_meta": {**META, "traceparent": TRACEPARENT}}))]
-    done = subprocess.run(
-        [sys.executable, "-c", "from studio.cli import main; main()", "mcp", "--agent", "agent-1"],
-        input="\n".join(lines) + "\n",
-        env=poison.program(settings.data_dir.parent, OTEL_EXPORTER_OTLP_ENDPOINT=collector),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with collecting() as collector:
+        done = subprocess.run(
+            [sys.executable, "-c", "from studio.cli import main; main()", "mcp", "--agent", "agent-1"],
+            input="\n".join(lines) + "\n",
+            env=poison.program(settings.data_dir.parent, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
-    (resource,) = Collector.taken[0].resource_spans
+    (resource,) = collector.spans()
     (span,) = resource.scope_spans[0].spans
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("tools/list", TRACE, PARENT)
     assert "studio-connectors" in str(resource.resource)

@@ -115,7 +115,7 @@ class Crashing:
 
 @asynccontextmanager
 async def crashing(folder: Path) -> AsyncIterator[Crashing]:
-    environment = poison.program(folder, STUDIO_PORT="0")
+    environment = poison.program(folder, STUDIO_DATA_DIR=str(folder), STUDIO_PORT="0")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
