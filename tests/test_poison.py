@@ -73,3 +73,14 @@ def test_a_run_in_which_anything_takes_the_poison_fails_and_says_what_did(tmp_pa
 def test_a_run_in_which_nothing_does_passes(tmp_path: Path) -> None:
     code, said = run_of(tmp_path, KEPT_FROM_IT)
     assert (code, "files poisoned: 0 seen" in said) == (pytest.ExitCode.OK, True), said
+
+
+OWN = {"poison.py", "servers.py", "test_poison.py", "test_ambient.py"}
+"""Who makes environments: the two homes of it, and those who try it."""
+
+
+@pytest.mark.parametrize("way_around", ['os.environ["PATH"]', "os.environ.items()", "urlopen("])
+def test_no_test_makes_an_environment_of_its_own_or_asks_a_proxy(way_around: str) -> None:
+    """`poison.program`, `poison.clean` and `servers.fetch` are there for it."""
+    written = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
+    assert [path for path in written if path.name not in OWN and way_around in path.read_text()] == []

@@ -22,6 +22,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests import poison
 from tests.attack import corpus
 from tests.attack.report import report
 
@@ -219,7 +220,7 @@ class Bounds:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], int, Path]]:
     """One server for all bombs: what it said at its start, its process id, and its home."""
     home = tmp_path_factory.mktemp("served")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "STUDIO_DATA_DIR": str(home / "data"), **PLAIN_MALLOC}
+    environment = poison.program(home, **PLAIN_MALLOC)
     command = [str(Path(sys.executable).parent / "studio"), "serve", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdout is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, StartFailed, certificates, free_port, listening
+from tests.servers import Server, StartFailed, certificates, fetch, free_port, listening
 
 HOME = Path("/usr/lib/rabbitmq/bin")
 HOSTILE = ("#", "@", "/", ":", "%", "%41", '"', "'", " ", "a b#c@d/e:f%g", "\\", "ünï🙂")
@@ -156,7 +156,7 @@ class Rabbitmq(Server):
                 "Content-Type": "application/json",
             },
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with fetch(request, timeout=30) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
