@@ -30,7 +30,7 @@ test-fast: $(STAMP) ## What needs no server
 	@$(RUN)/python -m pytest -m "not server" $(ARGS)
 
 attack: $(STAMP) servers ## Only the attacks, and the figures that security.md promises
-	@$(RUN)/python -m pytest tests/attack $(ARGS)
+	@$(RUN)/python -m pytest tests/attack --guards $(ARGS)
 
 chaos: $(STAMP) servers ## Only the faults and many replicas, and the figures beside their promises (CHAOS_SCALE=10 is longer)
 	@$(RUN)/python -m pytest tests/chaos $(ARGS)

@@ -10,6 +10,7 @@ from tests.servers import Postgres
 
 poison.begin()  # here already, because conftests below this one import the product
 
+pytest_plugins = ["tests.attack.switch"]
 SERVER_FIXTURES = {"postgres", "own_postgres"}
 """With those of `tests.upstreams`: a test that uses one is marked `server`, so that `-m "not server"` leaves it out."""
 

@@ -55,7 +55,11 @@ LINES = {
         never="broken",
         most=frozenset({"mib", "late", "held"}),
     ),
-    "guards": Line("{off:,} guards switched off over {parts} subjects: {silent} without effect", never="silent"),
+    "guards": Line(
+        "{listed:,} guards: {off:,} switched off one by one, {through:,} attacks that then got through; "
+        "{bare:,} shown with the bare driver: {silent} silent",
+        never="silent",
+    ),
 }
 
 

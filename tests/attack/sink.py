@@ -8,10 +8,12 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+Hook = Callable[[str, tuple[Any, ...]], None]
+"""An audit hook of Python."""
 _LOG_IN = struct.pack("!cii", b"R", 8, 3)  # PostgreSQL: AuthenticationCleartextPassword
 _MYSQL = (
     b"\x0a5.5.5-10.11.1-MariaDB\0" + struct.pack("<I", 7) + b"12345678\0"
@@ -104,26 +106,29 @@ async def sink(kind: str = "", **more: Any) -> AsyncIterator[Sink]:
         yield found
 
 
-_watching: list[list[Any]] = []
+_watching: list[tuple[list[Any], Hook | None]] = []
 _hooked: list[bool] = []
 
 
 def _witness(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "socket.connect":
-        for seen in _watching:
+        for seen, hook in _watching:
             seen.append(arguments[1])
+            if hook is not None:
+                hook(event, arguments)
 
 
 @contextmanager
-def connects() -> Iterator[list[Any]]:
-    """Every address that this process dials meanwhile, whichever library does it."""
+def connects(hook: Hook | None = None) -> Iterator[list[Any]]:
+    """Every address that this process dials meanwhile, whichever library does it; `hook` is asked about each."""
     if not _hooked:
         sys.addaudithook(_witness)  # for good; it costs nothing while nobody watches
         _hooked.append(True)
     seen: list[Any] = []
-    _watching.append(seen)
+    entry = (seen, hook)
+    _watching.append(entry)
     try:
         yield seen
     finally:
         with contextlib.suppress(ValueError):
-            _watching.remove(seen)
+            _watching.remove(entry)
