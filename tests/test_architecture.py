@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests import poison
+from tests.attack import switch
 
 from studio import errors, providers
 from studio.api import problems
@@ -442,3 +443,10 @@ def test_every_module_can_be_imported_by_itself() -> None:
         name = ".".join(("studio", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
         if name != "studio.__main__":
             importlib.import_module(name)
+
+
+@pytest.mark.parametrize("guard", [name for name, found in switch.guards().items() if "replace" in found])
+def test_what_stands_in_for_a_guard_has_a_guard_to_stand_in_for(guard: str) -> None:
+    """A guard that is renamed or moved takes its entry in `tests/attack/corpus/guards.yaml` along."""
+    with switch.switched_off(switch.guards()[guard]):
+        pass
