@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import secrets
 import signal
 import subprocess
@@ -18,14 +19,17 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 from tests import poison
-from tests.servers import Postgres, _end_with_parent, free_port
+from tests.servers import Postgres, StartFailed, _end_with_parent, free_port
+
+from studio.settings import Settings
 
 STUDIO = str(Path(sys.executable).with_name("studio"))
 WITHIN = aiohttp.ClientTimeout(total=30)
 
 
 class Upstream:
-    """An HTTP API that remembers each path that was asked for; one below /slow is answered when it is told."""
+    """An HTTP API that remembers each path that was asked for; one below /slow is answered when it is told,
+    one below /late after a moment."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -65,7 +69,28 @@ class Upstream:
             finally:
                 self.running.discard(path)
                 self.ended[path] = time.monotonic()
+        elif path.startswith("/late"):
+            await asyncio.sleep(random.uniform(0, 0.03))
         return web.json_response({"path": path})
+
+
+class Durable(Postgres):
+    """A PostgreSQL whose commits outlive its own death, though not the machine's; killed as `kill -9` does it."""
+
+    crash_signal = signal.SIGKILL
+
+    def command(self) -> list[str]:
+        """See `Server.command`."""
+        return [*super().command(), "-c", "synchronous_commit=on"]
+
+    def launch(self) -> None:
+        """See `Server.launch`. What the dead one's processes still hold is free a moment after it."""
+        for _ in range(50):
+            try:
+                return super().launch()
+            except StartFailed:
+                time.sleep(0.1)
+        return super().launch()
 
 
 class Replica:
@@ -102,11 +127,18 @@ class Cluster:
     """The replicas, an admin's key, and a client. `call` asks each in turn."""
 
     def __init__(
-        self, postgres: Postgres, database: str, replicas: list[Replica], key: str, session: aiohttp.ClientSession
-    ) -> None:
-        self.postgres, self.database = postgres, database
+        self, postgres: Postgres, database: str, environment: dict[str, str], replicas: list[Replica], key: str,
+        session: aiohttp.ClientSession,
+    ) -> None:  # fmt: skip
+        self.postgres, self.database, self._environment = postgres, database, environment
         self.replicas, self.key, self.session = replicas, key, session
         self._turn = itertools.cycle(replicas)
+
+    def settings(self) -> Settings:
+        """Of the replicas, for work on their store in this process."""
+        names = Settings.model_fields.keys()
+        given = {name.removeprefix("STUDIO_").lower(): value for name, value in self._environment.items()}
+        return Settings.model_validate({name: value for name, value in given.items() if name in names})
 
     async def call(
         self, method: str, path: str, body: Any = None, *, replica: Replica | None = None, key: str | None = None,
@@ -151,12 +183,15 @@ class Cluster:
 
 
 @asynccontextmanager
-async def serving(postgres: Postgres, folder: Path, *, replicas: int, **settings: str) -> AsyncIterator[Cluster]:
-    """That many replicas on an empty database of the server."""
+async def serving(
+    postgres: Postgres, folder: Path, *, replicas: int, port: int | None = None, **settings: str
+) -> AsyncIterator[Cluster]:
+    """That many replicas on an empty database of the server, reached on `port` where that is not its own."""
     async with AsyncExitStack() as stack:
         name = await stack.enter_async_context(postgres.fresh_database())
+        address = f"{postgres.host}:{port or postgres.port}"
         environment = poison.program(folder) | {
-            "STUDIO_DATABASE_URL": f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{name}",
+            "STUDIO_DATABASE_URL": f"postgresql://{postgres.user}:{postgres.password}@{address}/{name}",
             "STUDIO_RATE_LIMIT_PER_S": "0", "STUDIO_ORGANIZATION_RATE_LIMIT_PER_S": "0",
             "STUDIO_FAILED_LOGIN_LIMIT_PER_S": "0", "STUDIO_HEALTH_INTERVAL_S": "0", **settings,
         }  # fmt: skip
@@ -170,7 +205,7 @@ async def serving(postgres: Postgres, folder: Path, *, replicas: int, **settings
         session = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=WITHIN, connector=aiohttp.TCPConnector(limit=0))
         )
-        yield Cluster(postgres, name, started, key, session)
+        yield Cluster(postgres, name, environment, started, key, session)
 
 
 def _killed(replica: Replica) -> None:

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tests.chaos.cluster import Cluster, Upstream, serving
+from tests.chaos.cluster import Cluster, Durable, Upstream, serving
 from tests.chaos.report import report
-from tests.servers import Postgres
 
 SCALE = int(os.environ.get("CHAOS_SCALE", "1"))
 """How many times the short form is done."""
+KILLS = int(os.environ.get("CHAOS_KILLS", "3"))
+"""How many replicas are killed in the run that kills; 50 is the promise."""
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -39,10 +40,15 @@ def scale() -> int:
     return SCALE
 
 
+@pytest.fixture
+def kills() -> int:
+    return KILLS
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """One for all tests here, each of which leaves it with every replica up. Its PostgreSQL may be killed."""
-    server = Postgres()
+    server = Durable()
     try:
         await asyncio.to_thread(server.start)
         async with serving(server, tmp_path_factory.mktemp("chaos"), replicas=3) as made:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Promise:
-    """A figure that must not exceed `most`; the sentence holds `{value}`, and `{of}` where it is one of many."""
+    """A figure that must not exceed `most`, where something was promised.
+
+    The sentence holds `{value}`, and `{of}` where it is one of many.
+    """
 
     says: str
-    most: float
+    most: float | None
 
 
 PROMISES = {
@@ -24,6 +27,8 @@ PROMISES = {
     "drained": Promise("{value:g} of {of:,} requests under way at SIGTERM were lost", 0),
     "exit": Promise("{value:.2f} s from SIGTERM to the exit, the longest of {of:,}", 10),
     "rolling": Promise("{value:g} of {of:,} requests failed while every replica was restarted", 0),
+    "kills": Promise("{of:,} kills of replicas and {value:g} of PostgreSQL", None),
+    "unknown": Promise("{value:g} of {of:,} requests under a key were cut short, and their clients told so", None),
     "lost": Promise("{value:g} of {of:,} acknowledged changes were lost over kills", 0),
     "doubled": Promise("{value:g} of {of:,} changes took effect twice over kills", 0),
     "unrecorded": Promise("{value:g} of {of:,} effects had no row in the audit log", 0),
@@ -45,13 +50,13 @@ class Report:
     def measured(self, name: str, value: float, *, of: int) -> None:
         """Note a figure: counts (a promise of none) add up, of the others the worst stays. Raises KeyError."""
         before, count = self._found.get(name, (0, 0))
-        value = before + value if PROMISES[name].most == 0 else max(before, value)
+        value = max(before, value) if PROMISES[name].most else before + value
         self._found[name] = (value, count + of)
 
     def lines(self) -> list[str]:
         """A line for each figure that was measured."""
         return [
-            f"{name:<12}{PROMISES[name].says.format(value=value, of=of)} (promised: at most {PROMISES[name].most:g})"
+            f"{name:<12}{PROMISES[name].says.format(value=value, of=of)}{_promised(PROMISES[name].most)}"
             for name, (value, of) in self._found.items()
         ]
 
@@ -60,8 +65,12 @@ class Report:
         return [
             f"{name}: {value:g} is above its promise"
             for name, (value, _) in self._found.items()
-            if value > PROMISES[name].most
+            if (most := PROMISES[name].most) is not None and value > most
         ]
+
+
+def _promised(most: float | None) -> str:
+    return "" if most is None else f" (promised: at most {most:g})"
 
 
 report = Report()
