@@ -36,6 +36,8 @@ class Upstream:
         self.running: set[str] = set()
         self.ended: dict[str, float] = {}
         """When the caller of a slow path was gone, on the monotonic clock, seconds."""
+        self.late: asyncio.Queue[str] = asyncio.Queue()
+        """Late paths in the order of their coming."""
         self.go = asyncio.Event()
         self.url = ""
 
@@ -70,7 +72,8 @@ class Upstream:
                 self.running.discard(path)
                 self.ended[path] = time.monotonic()
         elif path.startswith("/late"):
-            await asyncio.sleep(random.uniform(0, 0.03))
+            self.late.put_nowait(path)
+            await asyncio.sleep(random.uniform(0, 0.05))
         return web.json_response({"path": path})
 
 

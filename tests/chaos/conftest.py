@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from tests.chaos.cluster import Cluster, Durable, Upstream, serving
 from tests.chaos.report import report
-
-SCALE = int(os.environ.get("CHAOS_SCALE", "1"))
-"""How many times the short form is done."""
-KILLS = int(os.environ.get("CHAOS_KILLS", "3"))
-"""How many replicas are killed in the run that kills; 50 is the promise."""
+from tests.chaos.scale import SCALE
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -38,11 +33,6 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 def scale() -> int:
     return SCALE
-
-
-@pytest.fixture
-def kills() -> int:
-    return KILLS
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -32,8 +32,10 @@ PROMISES = {
     "lost": Promise("{value:g} of {of:,} acknowledged changes were lost over kills", 0),
     "doubled": Promise("{value:g} of {of:,} changes took effect twice over kills", 0),
     "unrecorded": Promise("{value:g} of {of:,} effects had no row in the audit log", 0),
-    "wrong": Promise("{value:g} of {of:,} answers were wrong while PostgreSQL died and came back", 0),
-    "healthy": Promise("{value:.2f} s until all {of:,} replicas were healthy after PostgreSQL was back", 2),
+    "wrong": Promise("{value:g} of {of:,} answers were wrong while PostgreSQL was away for 5 s and came back", 0),
+    "healthy": Promise(
+        "{value:.2f} s more than before until all of {of:,} replicas were healthy after PostgreSQL was back", 2
+    ),
     # The aim is 2 ms or a tenth. On a machine that does other work beside, that drowns: this bound finds a blockade.
     "bystanders": Promise(
         "{value:.1f} ms more at the 99th percentile of {of:,} calls beside a dead upstream; the aim is 2 ms", 150

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -10,13 +11,15 @@ from typing import Any
 
 import aiohttp
 from tests.chaos.clients import Unknown, asked, insistent, load
-from tests.chaos.cluster import Cluster, Upstream
+from tests.chaos.cluster import Cluster, Replica, Upstream
 from tests.chaos.report import report
 
 from studio.models import IN_PROCESS
 from studio.services import planning
 from studio.services.audited import statement
 from studio.services.core import open_core
+
+PAUSE_S = 0.03
 
 
 class Work:
@@ -33,6 +36,8 @@ class Work:
         self.keys: dict[str, str] = {}
         self.done: set[str] = set()
         """Paths of operations that were answered."""
+        self.sent_by: dict[str, Replica] = {}
+        """Which replica each path was last asked of."""
         self.well = False
         """Whether every request that begins from now on must be answered with what was asked for."""
         self.answers = 0
@@ -46,12 +51,19 @@ class Work:
         work.query = f"agents/agent-1/connectors/{work.prefix}/query"
         return work
 
+    async def sender(self) -> Replica:
+        """The replica whose effect has reached the upstream this moment, and is not answered yet."""
+        late = self.upstream.late
+        while not late.empty():
+            late.get_nowait()
+        return self.sent_by[await late.get()]
+
     @asynccontextmanager
     async def under_way(self, *more: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
         """Two clients of each kind until the block ends."""
         async with AsyncExitStack() as stack:
             loads = [
-                await stack.enter_async_context(load(each, clients=2, pause_s=0.02))
+                await stack.enter_async_context(load(each, clients=2, pause_s=PAUSE_S))
                 for each in (self.connector, self.key, self.keyed, self.plain, *more)
             ]
             yield
@@ -78,14 +90,14 @@ class Work:
     async def keyed(self, number: int) -> None:
         """An effect that is asked for until it is answered."""
         path = f"/late/{self.prefix}/keyed/{number}"
-        await self._insist("POST", self.query, {"query": f"POST {path}"}, path)
+        await self._insist("POST", self.query, {"query": f"POST {path}"}, path, path)
         self.done.add(path)
 
     async def plain(self, number: int) -> None:
         """An effect that is asked for once."""
         path = f"/late/{self.prefix}/plain/{number}"
         try:
-            status, _ = await self._call("POST", self.query, {"query": f"POST {path}"})
+            status, _ = await self._call("POST", self.query, {"query": f"POST {path}"}, path)
         except aiohttp.ClientError:
             return
         if status == 200:
@@ -95,7 +107,7 @@ class Work:
         """A read, whose answer says what was asked for."""
         path = f"/read/{number}"
         status, answer = await self._call("POST", self.query, {"query": f"GET {path}"})
-        if status == 200 and answer["data"]["body"] != {"path": path}:
+        if status == 200 and answer["data"] != {"path": path}:
             self.wrong.append(answer)
 
     async def _change(self, connector: str, name: str | None, method: str, body: Any) -> None:
@@ -104,13 +116,14 @@ class Work:
         self.names[connector] = name
         self.tried[connector].clear()
 
-    async def _insist(self, method: str, path: str, body: Any, key: str) -> Any:
+    async def _insist(self, method: str, path: str, body: Any, key: str, effect: str = "") -> Any:
         self.asked += 1
-        return await insistent(lambda: self._call(method, path, body, Idempotency_Key=key))
+        return await insistent(lambda: self._call(method, path, body, effect, Idempotency_Key=key))
 
-    async def _call(self, method: str, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-        well = self.well
-        status, answer = await self.cluster.call(method, path, body, **headers)
+    async def _call(self, method: str, path: str, body: Any, effect: str = "", **headers: str) -> tuple[int, Any]:
+        well, replica = self.well, random.choice(self.cluster.replicas)
+        self.sent_by[effect] = replica
+        status, answer = await self.cluster.call(method, path, body, replica=replica, **headers)
         self.answers += 1
         if not (200 <= status < 300 or status == 409 or (status >= 500 and not well)):
             self.wrong.append((status, answer))
