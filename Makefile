@@ -32,7 +32,7 @@ test-fast: $(STAMP) ## What needs no server
 attack: $(STAMP) servers ## Only the attacks, and the figures that security.md promises
 	@$(RUN)/python -m pytest tests/attack --guards $(ARGS)
 
-chaos: $(STAMP) servers ## Only the faults and many replicas, and the figures beside their promises (CHAOS_SCALE=10 is longer)
+chaos: $(STAMP) servers ## Only the faults and many replicas, and the figures beside their promises (CHAOS_SCALE=10 CHAOS_KILLS=50 is longer)
 	@$(RUN)/python -m pytest tests/chaos $(ARGS)
 
 check: $(STAMP) ## Lint, types, import directions, docs up to date

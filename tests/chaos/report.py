@@ -36,6 +36,12 @@ PROMISES = {
     "healthy": Promise(
         "{value:.2f} s more than before until all of {of:,} replicas were healthy after PostgreSQL was back", 2
     ),
+    "share": Promise(
+        "{value:.2f} times as long took the others' calls, at the median, beside an organization at ten times its "
+        "share ({of:,} calls of it)",
+        1.5,
+    ),
+    "share_p99": Promise("{value:.2f} times as long at the 99th percentile", None),
     # The aim is 2 ms or a tenth. On a machine that does other work beside, that drowns: this bound finds a blockade.
     "bystanders": Promise(
         "{value:.1f} ms more at the 99th percentile of {of:,} calls beside a dead upstream; the aim is 2 ms", 150

@@ -19,6 +19,7 @@ from studio.services.master_keys import KEY_FILE, open_audit_log, open_vault
 from studio.services.recorder import Recorder
 from studio.services.references import References
 from studio.services.sessions import Sessions
+from studio.services.turns import Turns
 from studio.settings import Settings
 from studio.store import migrations
 from studio.store.audit import AuditLog
@@ -45,6 +46,7 @@ class Core:
     recorder: Recorder
     issuer: Issuer | None = None
     """Whose tokens are taken beside API keys."""
+    turns: Turns = field(default_factory=Turns)
     running: set[Course] = field(default_factory=set)
     """The operations of this process."""
 

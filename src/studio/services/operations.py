@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from studio.contract.caps import Capped
@@ -116,22 +117,26 @@ class Operations(Bound):
         organization_id: str | None = None,
         operation: str | None = None,
     ) -> Target:
-        """What a call is about: a connector by id, or an agent's alias. Raises NotFound, Forbidden.
+        """What a call is about: a connector by id, or an agent's alias. Raises NotFound, Forbidden, RateLimited.
 
         `operation` is the one that will be planned; where the provider has none of that name, it is
         looked for among the saved ones.
         """
         core = await self._home.core()
         place = ("target", self._principal, connector_id, agent_id, alias, organization_id, operation)
-        if (known := core.fresh.now(place)) is not None:
-            return known  # type: ignore[no-any-return]
+        turn = core.turns.of(self._principal.organization_id or organization_id or "")
         try:
-            return await core.fresh.read(
-                place, lambda: self._target(connector_id, agent_id, alias, organization_id, operation)
-            )
+            if turn is None:
+                return await self._known(core, place)
+            async with turn:
+                return await self._known(core, place)
         except StudioError as exc:
             self._refused("execute", exc, connector_id=connector_id, agent_id=agent_id, alias=alias)
             raise
+
+    async def _known(self, core: Core, place: tuple[Any, ...]) -> Target:
+        known: Target | None = core.fresh.now(place)
+        return known or await core.fresh.read(place, partial(self._target, *place[2:]))
 
     async def _target(
         self,
