@@ -136,7 +136,9 @@ class Operations(Bound):
 
     async def _known(self, core: Core, place: tuple[Any, ...]) -> Target:
         known: Target | None = core.fresh.now(place)
-        return known or await core.fresh.read(place, partial(self._target, *place[2:]))
+        if known is None:
+            known = await core.fresh.read(place, partial(self._target, *place[2:]))
+        return known
 
     async def _target(
         self,

@@ -18,7 +18,7 @@ from typing import Self
 
 from studio.errors import RateLimited
 
-AT_ONCE = 3
+AT_ONCE = 2
 """Operations that may begin at one time. Few: what is let in already is served in no order of ours."""
 MOST = 1000
 """Calls of one organization that may wait."""
