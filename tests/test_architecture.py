@@ -84,8 +84,6 @@ def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
 def test_only_providers_import_drivers() -> None:
     for path, tree in trees():
         found = {name for name in imported(tree) if name.split(".")[0] in DRIVERS}
-        if path == Path("services/arrow.py"):
-            found -= {"pyarrow"}  # a form of answers, and no upstream; imported on first use like a driver
         assert not found or path.parts[0] in {"providers", "testing"}, f"{path} imports {sorted(found)}"
 
 

@@ -25,6 +25,7 @@ import orjson
 from studio.contract.caps import Capped
 from studio.errors import InvalidRequest, OperationNotSupported
 from studio.models import Column
+from studio.services.arrow import Arrow
 from studio.services.forms import End, Form, Rows
 
 _END = "$result"
@@ -123,13 +124,8 @@ def form_of(name: str) -> Form:
 
     Raises:
         InvalidRequest: there is no such form.
-        OperationNotSupported: its library is not installed.
     """
-    if name == "arrow":
-        from studio.services.arrow import Arrow  # pyarrow, for those who ask for it
-
-        return Arrow()
-    for each in (Ndjson, Json, Csv):
+    for each in (Ndjson, Json, Csv, Arrow):
         if each.name == name:
             return each()
     raise InvalidRequest.at("form", "must be ndjson, json, csv or arrow")
