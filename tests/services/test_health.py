@@ -19,7 +19,9 @@ from studio.services.core import Core
 from studio.services.watch import Watch
 from studio.settings import Settings
 from studio.store import health as rows
-from studio.store.health import Found, Health
+from studio.store import probe_queue
+from studio.store.health import Found
+from studio.store.probe_queue import Health
 from studio.store.tables import alerts as alert_rows
 from studio.store.tables import connector_health, connectors
 
@@ -250,21 +252,21 @@ async def test_one_organization_gets_its_share_and_no_more(service: ConnectorSer
         await made(service, f"a{number}", "greedy")
     await made(service, "b", "modest")
     database = (await core_of(service)).database
-    first = await rows.claim(database, most=10, per_organization=2, lease_s=60)
+    first = await probe_queue.claim(database, most=10, per_organization=2, lease_s=60)
     assert sorted(one.organization_id for one, _ in first) == ["greedy", "greedy", "modest"]
-    assert not await rows.claim(database, most=10, per_organization=2, lease_s=60), "what is claimed counts"
-    await rows.put_back(database, next(one for one, _ in first if one.organization_id == "greedy"), now(100))
-    assert [one.organization_id for one, _ in await rows.claim(database, most=10, per_organization=2, lease_s=60)] == [
-        "greedy"
-    ]
-    assert len(await rows.claim(database, most=1, per_organization=9, lease_s=60)) == 1
+    assert not await probe_queue.claim(database, most=10, per_organization=2, lease_s=60), "what is claimed counts"
+    await probe_queue.put_back(database, next(one for one, _ in first if one.organization_id == "greedy"), now(100))
+    assert [
+        one.organization_id for one, _ in await probe_queue.claim(database, most=10, per_organization=2, lease_s=60)
+    ] == ["greedy"]
+    assert len(await probe_queue.claim(database, most=1, per_organization=9, lease_s=60)) == 1
 
 
 async def test_a_claim_that_was_overtaken_keeps_nothing(service: ConnectorService) -> None:
     connector_id = await made(service)
     core = await core_of(service)
-    [(late, connector)] = await rows.claim(core.database, most=1, per_organization=1, lease_s=-1)
-    [(quick, _)] = await rows.claim(core.database, most=1, per_organization=1, lease_s=60)
+    [(late, connector)] = await probe_queue.claim(core.database, most=1, per_organization=1, lease_s=-1)
+    [(quick, _)] = await probe_queue.claim(core.database, most=1, per_organization=1, lease_s=60)
     assert quick.fence == late.fence + 1
     await health.record(core, connector, Found(), fence=quick.fence)
     assert await health.record(core, connector, Found(**DOWN), fence=late.fence) is None

@@ -28,7 +28,8 @@ from studio.services.inputs import WHOLE, Body
 from studio.services.planning import Target
 from studio.services.sessions import SessionKey
 from studio.store import health as rows
-from studio.store.health import FREE, Event, Found, Health
+from studio.store.health import Event, Found
+from studio.store.probe_queue import FREE, Health
 
 UNKNOWN, HEALTHY, DEGRADED, ERROR = "unknown", "healthy", "degraded", "error"
 DOWN = 3

@@ -21,9 +21,10 @@ from studio.services.bound import Bound
 from studio.services.core import Core
 from studio.store import alerts as outbox
 from studio.store import health as rows
-from studio.store import rotations
+from studio.store import probe_queue, rotations
 from studio.store.alerts import Alert
-from studio.store.health import Found, Health
+from studio.store.health import Found
+from studio.store.probe_queue import Health
 
 logger = logging.getLogger(__name__)
 TICK_S = 1.0
@@ -66,7 +67,7 @@ class Watch:
         settings, database = self._core.settings, self._core.database
         room = settings.health_concurrency - len(self._probing)
         if settings.health_interval_s > 0 and room > 0:
-            claims = await rows.claim(
+            claims = await probe_queue.claim(
                 database, most=room, per_organization=settings.health_per_organization, lease_s=PROBE_LEASE_S
             )
             for claimed, connector in claims:
@@ -98,7 +99,7 @@ class Watch:
             found = Found(exc.code, "config", exc.message)
         if found is None:
             metrics.probed(connector.provider, "busy")
-            await rows.put_back(self._core.database, claimed, now(BUSY_S))
+            await probe_queue.put_back(self._core.database, claimed, now(BUSY_S))
             return
         metrics.probed(connector.provider, found.code or "ok")
         await health.record(self._core, connector, found, fence=claimed.fence)

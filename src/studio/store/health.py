@@ -1,21 +1,18 @@
-"""How connectors are: a row each, which is also its place in the queue of probes, and the history of changes.
-
-The queue needs no other coordination than the database's: a claim is a lease on a row that others
-pass over, and each claim raises the row's `fence`, so a claim that was overtaken records nothing.
-"""
+"""How connectors are: a row each, which is also its place in the queue of probes (`probe_queue`), and the history."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from studio.errors import NotFound
 from studio.models import AuditEntry, Connector, new_id, now
 from studio.store.audit import AuditLog
 from studio.store.engine import Database
+from studio.store.probe_queue import FREE, Health
 from studio.store.store import NO_CONNECTOR
 from studio.store.tables import alerts, connector_health, connector_instances, connectors, health_events
 
@@ -23,29 +20,6 @@ KEPT_EVENTS = 200
 """Changes that a history answers."""
 AGENTS = 100
 """Agents that an alert names."""
-FREE = ""
-"""`lease_until` of a row that nobody holds: before every time."""
-
-
-@dataclass(frozen=True)
-class Health:
-    """The row of a connector. `state`: unknown, healthy, degraded or error; counts are of probes in a row.
-
-    `alerted` says whether somebody was told of the present error, and so waits for the recovery.
-    """
-
-    connector_id: str
-    organization_id: str
-    state: str
-    failures: int
-    successes: int
-    interval_s: int | None
-    due_at: str
-    lease_until: str
-    fence: int
-    changed_at: str
-    checked_at: str | None
-    alerted: bool
 
 
 @dataclass(frozen=True)
@@ -83,62 +57,6 @@ Step = Callable[[Health], Health]
 Writer = Callable[[Callable[[Connection], Event | None]], Awaitable[Event | None]]
 Tell = Callable[[Connector, Event, Sequence[str]], Sequence[Mapping[str, Any]]]
 """Rows of `alerts` for a change, given the connector and the agents that have it."""
-
-
-async def claim(
-    database: Database, *, most: int, per_organization: int, lease_s: float
-) -> list[tuple[Health, Connector]]:
-    """Take up to `most` connectors whose probe is due, the longest due first.
-
-    Of one organization, those that are claimed already and those taken now are `per_organization`
-    at most, as far as other replicas' claims can be seen.
-    """
-    table, time = connector_health, now()
-    held = table.c.lease_until > time
-    rank = func.row_number().over(
-        partition_by=table.c.organization_id, order_by=[case((held, 0), else_=1), table.c.due_at]
-    )
-    ranked = (
-        select(table.c.connector_id, rank.label("rank"))
-        .join(connectors, connectors.c.id == table.c.connector_id)
-        .where(connectors.c.status != "inactive", held | (table.c.due_at <= time))
-        .subquery()
-    )
-    free = (
-        select(table)
-        # Asked again of the row itself: it may have been claimed since the ranks were counted.
-        .where(table.c.due_at <= time, table.c.lease_until <= time)
-        .where(table.c.connector_id.in_(select(ranked.c.connector_id).where(ranked.c.rank <= per_organization)))
-        .order_by(table.c.due_at)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
-
-    def work(connection: Connection) -> list[tuple[Health, Connector]]:
-        rows = [Health(*row) for row in connection.execute(free)]
-        ids = [row.connector_id for row in rows]
-        if not ids:
-            return []
-        mine = table.c.connector_id.in_(ids)
-        connection.execute(update(table).where(mine).values(lease_until=now(lease_s), fence=table.c.fence + 1))
-        found = {
-            row.id: Connector(*row) for row in connection.execute(select(connectors).where(connectors.c.id.in_(ids)))
-        }
-        return [
-            (replace(row, fence=row.fence + 1), found[row.connector_id]) for row in rows if row.connector_id in found
-        ]
-
-    return await database.write(work)
-
-
-async def put_back(database: Database, claimed: Health, due_at: str) -> None:
-    """Give a claim back without a finding."""
-    statement = (
-        update(connector_health)
-        .where(connector_health.c.connector_id == claimed.connector_id, connector_health.c.fence == claimed.fence)
-        .values(lease_until=FREE, due_at=due_at)
-    )
-    await database.write(lambda connection: connection.execute(statement))
 
 
 async def record(

@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Conflict, FieldError, NotFound, StudioError
 from studio.models import AuditEntry, Connector, ConnectorInstance, now
+from studio.store import probe_queue
 from studio.store.audit import AuditLog
 from studio.store.engine import is_unique_violation, upsert
-from studio.store.tables import connector_counts, connector_health, connector_instances, connector_tallies, connectors
+from studio.store.tables import connector_counts, connector_instances, connector_tallies, connectors
 
 T = TypeVar("T")
 NO_CONNECTOR = "no such connector"
@@ -82,7 +83,7 @@ class Scope:
 
         def work(connection: Connection) -> None:
             connection.execute(insert(connectors).values(**asdict(connector)))
-            connection.execute(insert(connector_health).values(**_unknown(connector)))
+            probe_queue.enter(connection, connector)
             _count(connection, connector.organization_id, 1)
 
         entry = self._entry("connector.create", connector.organization_id, connector.id, target=connector.id)
@@ -126,7 +127,7 @@ class Scope:
             NotFound: no such connector.
             Conflict: it changed meanwhile, or the new name is taken.
         """
-        mine = (connectors.c.id == connector_id, self._mine(connectors))
+        mine, fields = (connectors.c.id == connector_id, self._mine(connectors)), sorted(changes)
 
         def work(connection: Connection) -> Connector:
             changed = connection.execute(
@@ -137,9 +138,11 @@ class Scope:
             found = _connector(connection, select(connectors).where(*mine))
             if not changed.rowcount:
                 raise Conflict("the connector changed since it was read; read it again and repeat the change")
+            if "status" in fields and found.status != "inactive":
+                probe_queue.hurry(connection, found.id)
             return found
 
-        details = orjson.dumps({"fields": sorted(changes), "version": version + 1}).decode()
+        details = orjson.dumps({"fields": fields, "version": version + 1}).decode()
         return await self._write(
             work,
             lambda new: self._entry("connector.update", new.organization_id, new.id, target=new.id, details=details),
@@ -239,22 +242,6 @@ class Scope:
             if is_unique_violation(exc):
                 raise Conflict(f"{taken.field}: {taken.message}", fields=[taken]) from None
             raise NotFound(NO_CONNECTOR) from None
-
-
-def _unknown(connector: Connector) -> dict[str, Any]:
-    """The health of a connector that nobody has probed: its first probe is due at once."""
-    return {
-        "connector_id": connector.id,
-        "organization_id": connector.organization_id,
-        "state": "unknown",
-        "failures": 0,
-        "successes": 0,
-        "due_at": connector.created_at,
-        "lease_until": "",
-        "fence": 0,
-        "changed_at": connector.created_at,
-        "alerted": False,
-    }
 
 
 def _attached(row: Sequence[Any]) -> tuple[ConnectorInstance, Connector]:

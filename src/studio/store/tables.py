@@ -94,6 +94,7 @@ connector_health = Table(
         ["organization_id", "connector_id"], ["connectors.organization_id", "connectors.id"], ondelete="CASCADE"
     ),
     Index(None, "due_at"),
+    Index(None, "organization_id", "due_at"),
     Index(None, "lease_until"),
 )
 
