@@ -39,6 +39,9 @@ LINES = {
     "ambient": Line("{planted:,} ambient credentials planted, {parts} providers opened: {seen} seen", never="seen"),
     "session": Line("{planted:,} ambient credentials around every test of this run: {seen} seen", never="seen"),
     "ssrf": Line("{tried:,} destinations and moments tried over {parts} providers: {hits} sink hits", never="hits"),
+    "rogues": Line(
+        "{played:,} rogue servers of {parts} protocols: {hits} followed, or given anything of ours", never="hits"
+    ),
     "statements": Line(
         "{tried:,} statements tried on {parts} engines, {accepted:,} accepted: {changed} state changes", never="changed"
     ),

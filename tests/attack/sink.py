@@ -24,7 +24,8 @@ _MYSQL = (
 class Sink:
     """Listens, records every byte, and answers just enough to be sent a credential.
 
-    `http`: the answer to a request. `reply`: the answer to anything else that is not understood.
+    `http`: the answer to a request. `reply`: the answer to anything else that is not understood. What is set as
+    `say` answers everything in place of those.
     """
 
     def __init__(self, kind: str = "", *, http: bytes | None = None, reply: bytes = b"") -> None:
@@ -32,6 +33,7 @@ class Sink:
         self.connections = 0
         refused = kind in {"s3", "minio", "sqs"}  # whose clients would try anything else again
         self._kind, self._http, self._reply = kind, http or answer(b"{}", 403 if refused else 200), reply
+        self.say: Callable[[bytes], bytes] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -60,6 +62,8 @@ class Sink:
             writer.close()
 
     def _say(self, data: bytes) -> bytes:
+        if self.say is not None:
+            return self.say(data)
         if data[4:8] == struct.pack("!i", 80877103):
             return b"N"
         if self._kind == "postgresql":
