@@ -59,7 +59,9 @@ _PG_IN = _pg(b"R", bytes(4)) + _pg(b"S", b"server_version\0" + b"17.0\0") + _pg(
 
 def pg_password(way: int) -> Answers:
     """Asks for the password: in clear text (3), or as MD5 (5), which is as good to whoever hears it."""
-    return lambda data: b"N" if data[4:8] == struct.pack("!i", 80877103) else _pg(b"R", struct.pack("!i", way) + b"salt")
+    return lambda data: (
+        b"N" if data[4:8] == struct.pack("!i", 80877103) else _pg(b"R", struct.pack("!i", way) + b"salt")
+    )
 
 
 def pg_copy(_lure: Lure) -> Answers:
@@ -152,7 +154,7 @@ def redis_push(lure: Lure) -> Answers:
 
 # -- Kafka ----------------------------------------------------------------------------------------
 
-API_VERSIONS, METADATA, COORDINATOR, HANDSHAKE, AUTHENTICATE = 18, 3, 10, 17, 36
+API_VERSIONS, METADATA, OFFSETS, COMMITTED, COORDINATOR, HANDSHAKE, AUTHENTICATE = 18, 3, 2, 9, 10, 17, 36
 
 
 def _text(value: str) -> bytes:
@@ -181,17 +183,21 @@ def _metadata(host: str, port: int, topic: str = "things") -> bytes:
     return broker + struct.pack(">ih", 1, 0) + _text(topic) + b"\0" + partition
 
 
+_NO_OFFSETS = struct.pack(">ii", 0, 1) + _text("things") + struct.pack(">iihqq", 1, 0, 0, -1, 5)
+"""ListOffsets, version 2: the partition begins and ends at 5."""
+
+
 def kafka_brokers(lure: Lure) -> Answers:
     """Metadata that name a broker elsewhere, leader of everything there is."""
-    offsets = struct.pack(">i", 0)
-    return _kafka({API_VERSIONS: (0, b""), METADATA: (1, _metadata(lure.host, lure.port)), 2: (1, offsets)})
+    return _kafka({API_VERSIONS: (0, b""), METADATA: (1, _metadata(lure.host, lure.port)), OFFSETS: (2, _NO_OFFSETS)})
 
 
 def kafka_coordinator(lure: Lure) -> Answers:
     """Honest metadata, and a coordinator of every group that is elsewhere."""
     place = struct.pack(">hi", 0, 8) + _text(lure.host) + struct.pack(">i", lure.port)
     return _kafka({
-        API_VERSIONS: (0, b""), METADATA: (1, _metadata(*lure.home)), COORDINATOR: (0, place), 9: (1, b""),
+        API_VERSIONS: (0, b""), METADATA: (1, _metadata(*lure.home)), COORDINATOR: (0, place), OFFSETS: (2, _NO_OFFSETS),
+        COMMITTED: (1, b""),
     })  # fmt: skip
 
 

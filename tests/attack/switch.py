@@ -112,6 +112,19 @@ def _again(item: pytest.Item, guard: str) -> pytest.Item:
     return made
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A guard whose test's file is run, and whose test is not in it, was left on: its entry names no test."""
+    option = session.config.option
+    if option.keyword or option.markexpr or option.deselect or any("::" in given for given in session.config.args):
+        return
+    here = {item.nodeid for item in session.items}
+    files = {node.partition("::")[0] for node in here}
+    for name, guard in guards().items():
+        node = guard.get("test") or guard["bare"]
+        if node.partition("::")[0] in files and node not in here:
+            report.count("guards", name, silent=1)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """What a test that failed half-way left open goes with it: its warnings are its own, and not the next test's."""
@@ -132,7 +145,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         return
     guard = guards()[name]
     try:
-        with switched_off(guard):
+        with report.paused(), switched_off(guard):
             yield
     except BaseException as exc:
         if not isinstance(exc, RED) and type(exc).__name__ != guard.get("red"):

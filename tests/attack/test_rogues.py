@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,20 @@ async def test_a_rogue_server_leads_nobody_away_and_gets_nothing(
         assert not away.connections
         assert not hits, dialled
         assert not given
+
+
+@pytest.mark.filterwarnings("ignore")  # of a socket that pymongo leaves behind
+@pytest.mark.parametrize("play", ["hosts of a replica set", "another primary"])
+async def test_pymongo_left_to_itself_would_follow(play: str) -> None:
+    """The control: the same rogue, and the driver's own client."""
+    from pymongo import AsyncMongoClient
+
+    async with sink() as away, sink() as rogue:
+        rogue.say = PLAYS[play](Lure("127.0.0.1", away.port, "", ("127.0.0.1", rogue.port)))
+        client: Any = AsyncMongoClient("127.0.0.1", rogue.port, replicaSet="rs0", serverSelectionTimeoutMS=300)
+        with pytest.raises(Exception, match=r"rs0|primary|servers|connection"):
+            await client.admin.command("ping")
+        await client.close()
+        assert away.connections
+    del client
+    gc.collect()

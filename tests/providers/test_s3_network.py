@@ -97,8 +97,10 @@ async def test_the_drivers_own_session_would_have_filled_them(tmp_path: Path, mo
             "HTTP_PROXY",
             "http_proxy",
             "ALL_PROXY",
+            "SSL_CERT_FILE",
+            "REQUESTS_CA_BUNDLE",
         ):
-            monkeypatch.delenv(name)
+            monkeypatch.delenv(name, raising=False)
         async with AioSession().create_client("s3", endpoint_url=server.url) as client:
             await client.list_objects_v2(Bucket="abc")
         assert CANARY.encode() in server.seen

@@ -16,6 +16,8 @@ from studio.providers._lifo import Places
 
 CLOSE_S = 5.0
 """Bound on cleaning or closing one session."""
+LAST_S = 0.1
+"""How long closing the pool is waited for: the answer to a connection test waits for it."""
 
 
 class SqlSession(ABC):
@@ -141,8 +143,10 @@ class SqlPool(ABC, Generic[SessionT]):
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._end(session)
-        except Exception:
+        except BaseException as exc:
             session.abort()
+            if not isinstance(exc, Exception):
+                raise
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -151,9 +155,11 @@ class SqlPool(ABC, Generic[SessionT]):
         return task
 
     async def close(self) -> None:
-        """Close every session, and wait until it is done."""
+        """Close every session. What is not done within `LAST_S` goes on by itself: no hostile server keeps us."""
         self._closed = True
         idle, self._idle = self._idle, []
-        while self._tasks:  # a session that comes back now is closed in a task of its own
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*map(self._close, idle))
+        for session in idle:
+            self._spawn(self._close(session))
+        until = asyncio.get_running_loop().time() + LAST_S
+        while self._tasks and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)  # one that comes back now is closed in a task of its own
