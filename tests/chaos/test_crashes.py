@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from tests.chaos.clients import load
 from tests.chaos.cluster import Cluster, Upstream
 from tests.chaos.report import report
-
-from studio.testing.faults import Fault, FaultProxy
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.server, pytest.mark.timeout(400)]
 
@@ -62,37 +59,3 @@ async def test_replicas_are_replaced_under_load_and_no_client_sees_an_error(
     bad = [answer for answer in answers if isinstance(answer, BaseException) or answer[0] != 200]
     report.measured("rolling", len(bad), of=len(answers))
     assert not bad, bad[:3]
-
-
-async def test_a_dead_upstream_does_not_slow_the_others(cluster: Cluster, upstream: Upstream) -> None:
-    await cluster.attached(await cluster.connector(upstream.url), "alive")
-    async with FaultProxy("127.0.0.1", upstream.port) as proxy:
-        dead = await cluster.connector(f"http://127.0.0.1:{proxy.port}", timeout_s=60)
-        await cluster.attached(dead, "dead")
-        assert (await cluster.get("dead", "/dead"))[0] == 200
-        before = await p99(cluster)
-        await proxy.inject(Fault.BLACK_HOLE)
-        waiting = [asyncio.create_task(cluster.get("dead", "/dead")) for _ in range(60)]
-        await asyncio.sleep(0.2)
-        beside = await p99(cluster)
-        assert not any(task.done() for task in waiting)
-        await proxy.inject(Fault.NONE)
-        assert {status for status, _ in await asyncio.gather(*waiting)} == {200}
-    report.measured("bystanders", max(0.0, beside - before) * 1000, of=600)
-
-
-# -- parts ------------------------------------------------------------------------------------------
-
-
-async def p99(cluster: Cluster) -> float:
-    """Of 600 calls by six clients, seconds."""
-    took: list[float] = []
-
-    async def work() -> None:
-        for _ in range(100):
-            begun = time.monotonic()
-            assert (await cluster.get("alive", "/alive"))[0] == 200
-            took.append(time.monotonic() - begun)
-
-    await asyncio.gather(*(work() for _ in range(6)))
-    return sorted(took)[int(0.99 * len(took))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -226,6 +227,30 @@ async def test_a_name_that_does_not_resolve_is_unreachable_and_not_repeated(flip
 async def test_a_name_that_cannot_be_encoded_is_unreachable(host: str) -> None:
     with pytest.raises(Unreachable):
         await gate().resolve(host, 80)
+
+
+async def test_a_name_server_that_hangs_for_one_name_does_not_hold_the_others_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go, asked = threading.Event(), list[str]()
+
+    def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        if host == "dead.example":
+            go.wait(5)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", port))]
+
+    monkeypatch.setattr("studio.security.egress.socket.getaddrinfo", getaddrinfo)
+    shared = gate()
+    waiting = [asyncio.create_task(shared.resolve("dead.example", 80)) for _ in range(100)]
+    try:
+        async with asyncio.timeout(2):
+            assert await shared.resolve("alive.example", 80) == ["1.1.1.1"]
+        waiting[0].cancel()  # it takes the look-up away from nobody
+    finally:
+        go.set()
+    assert all(found == ["1.1.1.1"] for found in await asyncio.gather(*waiting[1:]))
+    assert asked.count("dead.example") == 1
 
 
 # -- dialling -----------------------------------------------------------------------------------

@@ -120,7 +120,8 @@ class Egress:
         self._own: set[tuple[IPAddress, int]] = set()
         self._operators: set[tuple[IPAddress, int]] = set()
         # A look-up that hangs must not take the loop's few shared threads with it.
-        self._dns = ThreadPoolExecutor(8, thread_name_prefix="studio-dns")
+        self._dns = ThreadPoolExecutor(32, thread_name_prefix="studio-dns")
+        self._asked: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     def for_operator(self) -> Egress:
         """The same gate for an address that the operator's own settings name: private ranges are open.
@@ -183,17 +184,27 @@ class Egress:
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """See `studio.contract.Network`: one look-up, every answer judged."""
-        loop = asyncio.get_running_loop()
         try:
-            answers = await loop.run_in_executor(
-                self._dns, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
+            addresses = await self._addresses(host, port)
         except (OSError, UnicodeError) as exc:
             raise Unreachable("the host name does not resolve; check its spelling and this machine's DNS") from exc
-        addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
         for address in addresses:
             self.permit(address, port)
-        return addresses
+        return list(addresses)
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        """Callers that ask for one name at one time share the look-up: a dead name takes one thread, not all."""
+        asked = self._asked.get((host, port))
+        if asked is None:
+            asked = asyncio.get_running_loop().run_in_executor(self._dns, _looked_up, host, port)
+            self._asked[host, port] = asked
+            asked.add_done_callback(lambda done: self._told(done, host, port))
+        return await asyncio.shield(asked)
+
+    def _told(self, done: asyncio.Future[list[str]], host: str, port: int) -> None:
+        del self._asked[host, port]
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone by now
 
     async def connect(self, host: str, port: int) -> socket.socket:
         """See `studio.contract.Network`."""
@@ -214,6 +225,11 @@ class Egress:
                 sock.close()
                 raise
         raise Unreachable(reason(failure)) from failure
+
+
+def _looked_up(host: str, port: int) -> list[str]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 
 def reason(exc: OSError | None) -> str:
