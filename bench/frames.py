@@ -24,6 +24,7 @@ from bench.peers.contenders import SQL
 from bench.peers.studio import EVERYTHING, RATES
 from bench.peers.upstream import Events
 from studio.app import Application
+from studio.loop import run
 from studio.settings import Settings
 
 RESULT = Path(__file__).parent / "PROFILE.md"
@@ -38,7 +39,7 @@ def main() -> None:
     upstream = Events()
     try:
         upstream.start()
-        parts = asyncio.run(_profiled(upstream))
+        parts = run(_profiled(upstream))
     finally:
         upstream.close()
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

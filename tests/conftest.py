@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests import poison
 from tests.servers import Postgres
 
-poison.begin()  # here already, because conftests below this one import the product
+poison.begin()  # here already, because conftests below this one import the product, as the next line does
+from studio.loop import new_loop  # noqa: E402
 
 pytest_plugins = ["tests.attack.switch"]
+
+
+class _Policy(asyncio.DefaultEventLoopPolicy):
+    """Tests run on the loop under which the service is served; STUDIO_TEST_LOOP=asyncio takes asyncio's own."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return new_loop()
+
+
+if os.environ.get("STUDIO_TEST_LOOP") != "asyncio":
+    asyncio.set_event_loop_policy(_Policy())
+
 SERVER_FIXTURES = {"postgres", "own_postgres"}
 """With those of `tests.upstreams`: a test that uses one is marked `server`, so that `-m "not server"` leaves it out."""
 

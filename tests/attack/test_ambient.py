@@ -169,6 +169,7 @@ def test_as_a_function_the_command_line_leaves_the_process_as_it_is(
 BELT = """
 import asyncio, socket, sys
 from studio.security import belt
+from studio import loop
 from studio.security.egress import Egress
 from studio.errors import EgressDenied
 
@@ -187,19 +188,32 @@ async def by_asyncio():
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
 
+async def by_a_unix_socket():
+    await asyncio.open_unix_connection("/tmp/nobody")
+
+async def by_datagrams():
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=("127.0.0.1", port)
+    )
+    transport.close()
+
 def by_name():
     socket.socket().connect(("localhost", port))
 
 print(outcome(lambda: socket.create_connection(("127.0.0.1", port)).close()), outcome(lambda: asyncio.run(by_asyncio())),
       outcome(lambda: socket.socket().connect_ex(("127.0.0.1", port))), outcome(by_name),
       outcome(lambda: socket.socket(socket.AF_UNIX).connect("/tmp/nobody")),
-      outcome(lambda: socket.socket().connect_ex(("169.254.169.254", 80))))
+      outcome(lambda: socket.socket().connect_ex(("169.254.169.254", 80))),
+      *(outcome(lambda: loop.run(way())) for way in (by_asyncio, by_a_unix_socket, by_datagrams)))
 """
 
 
 @pytest.mark.parametrize(
     ("own", "expected"),
-    [("none", "denied denied denied denied denied denied"), ("own", "dialled dialled dialled denied denied denied")],
+    [
+        ("none", "denied denied denied denied denied denied" + " denied denied denied"),
+        ("own", "dialled dialled dialled denied denied denied" + " dialled denied dialled"),
+    ],
 )
 def test_a_socket_opened_behind_the_gates_back_is_judged_all_the_same(own: str, expected: str) -> None:
     done = subprocess.run(

@@ -52,12 +52,12 @@ def serve(
 
     On a loopback address with an empty store, a first admin key is made and printed once.
     """
-    import asyncio
+    from studio.loop import run
 
     here_only(context)
     chosen = own_settings(host=host, port=port)
     if workers == 1:
-        asyncio.run(_serve(chosen, log_level, as_json))
+        run(_serve(chosen, log_level, as_json))
     else:
         context.exit(_serve_many(chosen, log_level, as_json, workers))
 
@@ -103,8 +103,7 @@ async def _prepare(chosen: Settings) -> str | None:
 
 def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
     """One of several processes that serve: a fresh one, which got no more than the settings."""
-    import asyncio
-
+    from studio.loop import run
     from studio.services.start import start_clean
 
     start_clean(chosen)
@@ -118,7 +117,7 @@ def _work(listener: socket.socket, chosen: Settings, log_level: str) -> None:
             await _run(application, listener, lambda: None)
 
     _log(log_level)
-    asyncio.run(work())
+    run(work())
 
 
 def _log(level: str) -> None:

@@ -21,8 +21,8 @@ from studio.providers._sql.pool import SqlPool, SqlSession
 from studio.providers.postgresql.values import Plan
 from studio.providers.postgresql.wire import ROLLBACK, parse, run
 
-LINGER_S = 0.002
-_EARLY_S = 0.0005
+LINGER_S = 0.02
+_EARLY_S = 0.002
 """A session that is nearly due is not left for another round."""
 SEEN_TEXTS = 4_096
 """Texts remembered as seen once; the second time a text gets a prepared statement."""
