@@ -34,7 +34,7 @@ class Application:
         self.service = ConnectorService(self.settings)
         self.door = door = Door(self.service, self.settings)
         self.management = _management(self.service, self.settings, door)
-        self.gate = Gate(self._traced, Hosts.of(self.settings))
+        self.gate = Gate(self._serve, Hosts.of(self.settings))
         self._execute = Execute(door, self.settings.max_timeout_s)
         self._mcp = endpoint.Mcp(door)
         self._repeats = Repeats(self.management, door)
@@ -44,13 +44,10 @@ class Application:
         """Serve one connection scope (ASGI 3)."""
         if scope["type"] == "http":
             current_request.set(new_id())
-        await self.gate(scope, receive, send)
-
-    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
         if tracing.on() and scope["type"] == "http":
-            await traced(self._serve, scope, receive, send)
+            await traced(self.gate, scope, receive, send)  # around the gate: what it refuses was asked too
         else:
-            await self._serve(scope, receive, send)
+            await self.gate(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._challenge is not None and scope["type"] == "http":

@@ -18,7 +18,7 @@ from tests import poison
 from tests.collector import collecting
 from tests.mcp.conftest import META, MODERN, World, request
 
-from studio.services import tracing
+from studio.services import metrics, tracing
 from studio.settings import Settings
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -147,3 +147,22 @@ def test_a_program_exports_its_spans_as_the_environment_says(settings: Settings)
     (span,) = resource.scope_spans[0].spans
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("tools/list", TRACE, PARENT)
     assert "studio-connectors" in str(resource.resource)
+    counted = collector.metrics()["mcp.server.operation.duration"]
+    assert counted.unit == "s"
+    [point] = counted.histogram.data_points
+    attributes = {one.key: one.value.string_value for one in point.attributes}
+    assert attributes == {"mcp.method.name": "tools/list", "mcp.protocol.version": MODERN}
+    assert (point.count, sum(point.bucket_counts)) == (1, 1)
+    assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
+
+
+async def test_what_the_gate_refuses_is_traced_without_a_route_and_counted(
+    world: World, spans: InMemorySpanExporter
+) -> None:
+    url = f"{world.base}/api/v1/connectors"
+    async with world.session.get(url, headers={"host": f"{CANARY}.example", "traceparent": TRACEPARENT}) as answer:
+        status = answer.status
+    [span] = spans.get_finished_spans()
+    assert span.name == "GET"
+    assert dict(span.attributes or {}) == {"http.request.method": "GET", "http.response.status_code": status}
+    assert f'studio_refused_requests_total{{status="{status}"}}'.encode() in metrics.render()

@@ -14,6 +14,7 @@ from studio.api.hosts import Hosts
 from studio.api.problems import Refused, problem, refusal
 from studio.api.wire import Receive, Scope, Send, send_answer
 from studio.errors import BadRequest, NotFound, StudioError
+from studio.services import metrics
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_HEADERS = 100
@@ -60,11 +61,10 @@ class Gate:
 
         try:
             self._judge(scope)
-        except Refused as exc:
-            await send_answer(secured, *refusal(exc))
-            return
-        except StudioError as exc:
-            await send_answer(secured, *problem(exc))
+        except (Refused, StudioError) as exc:
+            answer = refusal(exc) if isinstance(exc, Refused) else problem(exc)
+            metrics.refused(answer[0])
+            await send_answer(secured, *answer)
             return
         if scope["method"] == "HEAD":  # as GET; the server leaves the content out (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}

@@ -18,7 +18,7 @@ from typing import Any, cast
 from studio.errors import InvalidRequest, StudioError, as_studio
 from studio.models import Connector, Role, new_id, now
 from studio.security import policy
-from studio.services import channels, metrics
+from studio.services import channels, metrics, tracing
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
@@ -140,7 +140,12 @@ def _rows(core: Core, connector: Connector, about: str, body: Mapping[str, Any])
 async def deliver(core: Core, alert: Alert) -> None:
     """Send one and note how it went. Nothing is raised."""
     try:
-        await channel(core, alert.channel)({"id": alert.id, **json.loads(alert.body)})
+        with tracing.span(f"alert {alert.channel}", "client", {"studio.alert.channel": alert.channel}) as span:
+            try:
+                await channel(core, alert.channel)({"id": alert.id, **json.loads(alert.body)})
+            except Exception as exc:
+                tracing.failed(span, as_studio(exc).code)
+                raise
     except Exception as exc:
         outcome = as_studio(exc).code
         metrics.alerted(alert.channel, outcome)

@@ -12,34 +12,38 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-_registry = CollectorRegistry()
+registry = CollectorRegistry()
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _mcp = Histogram(
     "mcp_server_operation_duration_seconds", "Time of one MCP request.",
     ("mcp_method_name", "gen_ai_tool_name", "error_type", "mcp_protocol_version"),
-    buckets=_BUCKETS, registry=_registry,
+    buckets=_BUCKETS, registry=registry,
 )  # fmt: skip
 _fallbacks = Counter(
     "studio_credential_fallbacks", "Calls whose credentials were refused and that tried another set of a rotation.",
-    ("provider",), registry=_registry,
+    ("provider",), registry=registry,
 )  # fmt: skip
 _rotations = Counter(
     "studio_rotations", "Rotations of credentials by outcome (ok or an error code).", ("provider", "outcome"),
-    registry=_registry,
+    registry=registry,
 )  # fmt: skip
 _probes = Counter(
     "studio_probes", "Health probes by outcome (ok, busy or an error code).", ("provider", "outcome"),
-    registry=_registry,
+    registry=registry,
 )  # fmt: skip
 _health_changes = Counter(
     "studio_health_changes", "Changes of a connector's health, by the new state.", ("provider", "state"),
-    registry=_registry,
+    registry=registry,
 )  # fmt: skip
 _alerts = Counter(
     "studio_alerts", "Deliveries of alerts by outcome (ok or an error code).", ("channel", "outcome"),
-    registry=_registry,
+    registry=registry,
 )  # fmt: skip
-_health = Gauge("studio_connectors", "Connectors of the store by health.", ("state",), registry=_registry)
+_refused = Counter(
+    "studio_refused_requests", "HTTP requests refused before any route, by the status of the answer.", ("status",),
+    registry=registry,
+)  # fmt: skip
+_health = Gauge("studio_connectors", "Connectors of the store by health.", ("state",), registry=registry)
 
 
 def probed(provider: str, outcome: str) -> None:
@@ -61,6 +65,11 @@ def health_counted(counts: Mapping[str, int]) -> None:
 def alerted(channel: str, outcome: str) -> None:
     """Count a delivery of an alert."""
     _alerts.labels(channel, outcome).inc()
+
+
+def refused(status: int) -> None:
+    """Count an HTTP request that was refused before any route."""
+    _refused.labels(str(status)).inc()
 
 
 def fell_back(provider: str) -> None:
@@ -134,7 +143,7 @@ class _Operations(Collector):
         yield from (counts, times, databases)
 
 
-_registry.register(_Operations())
+registry.register(_Operations())
 
 
 def record_mcp(method: str, tool: str, error: str, version: str, seconds: float) -> None:
@@ -144,4 +153,4 @@ def record_mcp(method: str, tool: str, error: str, version: str, seconds: float)
 
 def render() -> bytes:
     """All metrics in Prometheus' text format."""
-    return generate_latest(_registry)
+    return generate_latest(registry)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets as random
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -27,7 +27,7 @@ from studio.errors import (
     Timeout,
 )
 from studio.models import Connector, Role, new_id, now
-from studio.services import execution, health, metrics, probes
+from studio.services import execution, health, metrics, probes, tracing
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
 from studio.services.core import Core
@@ -84,15 +84,10 @@ class Rotating(Bound):
         """
         core, _, connector = await self._find(connector_id, Role.ADMIN)
         given = NewSecrets.parse(body)
-        outcome, by = "ok", self._principal.subject
-        try:
+        by = self._principal.subject
+        with _told(connector.provider):
             connector = await settled(core, connector, by)
             changed, to_do = await (_generated if given.generate else _given)(core, connector, given, by)
-        except StudioError as exc:
-            outcome = exc.code
-            raise
-        finally:
-            metrics.rotated(connector.provider, outcome)
         previous = (await rotations.of(core.database, changed.id)).get(PREVIOUS)
         return {
             "message": "Credentials rotated",
@@ -104,6 +99,23 @@ class Rotating(Bound):
             "previous_until": previous.until if previous else None,
             **({"to_do": to_do} if to_do else {}),
         }
+
+
+@contextmanager
+def _told(provider: str) -> Iterator[None]:
+    """A span and a count of one rotation."""
+    outcome = "internal"
+    with tracing.span(f"rotate {provider}", "internal", {"studio.provider": provider}) as span:
+        try:
+            yield
+            outcome = "ok"
+        except StudioError as exc:
+            outcome = exc.code
+            raise
+        finally:
+            if outcome != "ok":
+                tracing.failed(span, outcome)
+            metrics.rotated(provider, outcome)
 
 
 async def settled(core: Core, connector: Connector, by: str) -> Connector:

@@ -22,7 +22,8 @@ CARRIED = ("traceparent", "tracestate")
 """What a caller's context travels in: HTTP headers, or members of MCP's `_meta`."""
 _COLLECTOR = "http://localhost:4318"
 _NOTHING: AbstractContextManager[Any] = nullcontext()
-_EXPORTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+_SIGNALS = ("TRACES", "METRICS")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in _SIGNALS))
 _tracer: Any = None
 
 
@@ -47,21 +48,24 @@ def on() -> bool:
 
 def exports_to() -> list[tuple[str, int]]:
     """Host and port of each collector that the environment may mean; the SDK's own default is one."""
-    urls = [os.environ.get(name, "") for name in _EXPORTS if name.endswith("ENDPOINT")]
+    urls = [os.environ.get(name, "") for name in _ENDPOINTS]
     parsed = [urlsplit(url) for url in [*urls, _COLLECTOR]]
     return [(url.hostname, url.port or (443 if url.scheme == "https" else 80)) for url in parsed if url.hostname]
 
 
 def use_environment() -> Callable[[], None]:
-    """Export by OTLP over HTTP where the environment says so, under the SDK's own names; gives what flushes it.
+    """Export spans and metrics by OTLP over HTTP where the environment says so, under the SDK's own names.
+
+    Gives what flushes both.
 
     Raises:
         OperationNotSupported: asked for, and the exporter is not installed.
     """
-    asked = any(os.environ.get(name) for name in _EXPORTS) and os.environ.get("OTEL_TRACES_EXPORTER") != "none"
+    asked = [signal for signal in _SIGNALS if _asked(signal)]
     if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return lambda: None
     try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -72,19 +76,36 @@ def use_environment() -> Callable[[], None]:
             "install it with pip install 'studio-connectors[otel]'"
         ) from exc
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "studio-connectors"}
-    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    use(provider)
+    resource, ends = Resource.create(named), list[Callable[[], None]]()
+    if "TRACES" in asked:
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        use(provider)
+        ends += [stop, provider.shutdown]
+    if "METRICS" in asked:
+        from studio.services import metrics
+        from studio.services.otlp_metrics import Pusher
+
+        ends.append(Pusher(OTLPMetricExporter(), metrics.registry, resource).shutdown)
 
     def flush() -> None:
-        stop()
-        provider.shutdown()
+        for end in ends:
+            end()
 
     return flush
 
 
+def _asked(signal: str) -> bool:
+    exporter = os.environ.get(f"OTEL_{signal}_EXPORTER", "")
+    ends = (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"), os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+    return exporter != "none" and bool(exporter or any(ends))
+
+
 def span(
-    name: str, kind: Literal["server", "client"], attributes: Attributes, carried: Mapping[str, Any] | None = None
+    name: str,
+    kind: Literal["server", "client", "internal"],
+    attributes: Attributes,
+    carried: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[Any]:
     """A span around the body of a `with`; gives the span, or None where none is made.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from studio.errors import StudioError
 from studio.models import Connector, now
-from studio.services import alerts, health, metrics, revocation, rotating
+from studio.services import alerts, health, metrics, revocation, rotating, tracing
 from studio.services.bound import Bound
 from studio.services.core import Core
 from studio.store import alerts as outbox
@@ -93,10 +93,13 @@ class Watch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _probe(self, claimed: Health, connector: Connector) -> None:
-        try:
-            found = await health.probe(self._core, connector)
-        except StudioError as exc:  # before anything was sent: its config does not open
-            found = Found(exc.code, "config", exc.message)
+        with tracing.span(f"probe {connector.provider}", "client", {"studio.provider": connector.provider}) as span:
+            try:
+                found = await health.probe(self._core, connector)
+            except StudioError as exc:  # before anything was sent: its config does not open
+                found = Found(exc.code, "config", exc.message)
+            if found is not None and found.code:
+                tracing.failed(span, found.code)
         if found is None:
             metrics.probed(connector.provider, "busy")
             await probe_queue.put_back(self._core.database, claimed, now(BUSY_S))
