@@ -93,6 +93,7 @@ async def test_the_drivers_own_session_would_have_filled_them(tmp_path: Path, mo
         for name in (
             "BOTOCORE_EXPERIMENTAL__PLUGINS",
             "AWS_CA_BUNDLE",
+            "REQUESTS_CA_BUNDLE",
             "AWS_CSM_ENABLED",
             "HTTP_PROXY",
             "http_proxy",
