@@ -96,4 +96,4 @@ class Memory(ObjectProvider[StorageConfig]):
         return f"memory:{name}"
 
     async def privileges(self) -> dict[str, Any]:
-        return {"enforced_by": "service", "excess": [], "grant": None}
+        return {"enforced_by": "service", "excess": [], "grant": ["read"]}

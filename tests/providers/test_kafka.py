@@ -565,3 +565,62 @@ async def test_the_example_of_the_page_runs(kafka: Kafka, tmp_path: Path) -> Non
     assert await asyncio.to_thread(run_page, "kafka", tmp_path, given) == (
         "Connection successful\n[('7', {'source': 'web'})]\n['{\"id\":7,\"item\":\"tea\"}']\n0\n"
     )
+
+
+# -- what the account may do ----------------------------------------------------------------------
+
+R, W, DELETE, ALTER, DESCRIBE = 3, 4, 6, 7, 8
+
+
+def bits(*operations: int) -> int:
+    return sum(1 << operation for operation in operations)
+
+
+def told(cluster: int, topics: dict[str, int], group: int) -> Any:
+    """A broker's answers after KIP-430, whose layout the emulators above share; they fill none of it in."""
+    from types import SimpleNamespace
+
+    from studio.providers.kafka import rights
+
+    async def answer(_node: Any, request: Any) -> Any:
+        if isinstance(request, rights._Ask):
+            entries = [(0, name, name.startswith("__"), [], of_topic) for name, of_topic in topics.items()]
+            return SimpleNamespace(topics=entries, authorized_operations=cluster)
+        if isinstance(request, rights._AskGroup):
+            return SimpleNamespace(groups=[(0, "g", "Empty", "", "", [], group)])
+        return SimpleNamespace(error_code=0, coordinator_id=1, host="h", port=1)
+
+    return SimpleNamespace(ask=answer, learn=lambda *_: None)
+
+
+NOTHING = -(2**31)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "topics", "group", "expected"),
+    [
+        (bits(DESCRIBE), {"a": bits(R, DESCRIBE)}, bits(DESCRIBE), ([], True)),
+        (bits(DESCRIBE), {"a": bits(R, DESCRIBE)}, bits(R, DESCRIBE), (["Read on group g"], True)),
+        (bits(ALTER), {"a": bits(R, W), "b": bits(W, DELETE), "__x": bits(W)}, bits(DESCRIBE),
+         (["Alter on the cluster", "Write on 2 topic(s), such as a", "Delete on 1 topic(s), such as b"], True)),
+        (NOTHING, {"a": bits(W)}, NOTHING, (["Write on 1 topic(s), such as a"], False)),
+        (bits(DESCRIBE), {}, bits(DESCRIBE), ([], False)),
+        (-1, {"a": NOTHING}, NOTHING, ([], False)),
+    ],
+)  # fmt: skip
+async def test_what_brokers_tell_of_the_account_is_listed(
+    cluster: int, topics: dict[str, int], group: int, expected: tuple[list[str], bool]
+) -> None:
+    from studio.providers.kafka.rights import rights
+
+    assert await rights(told(cluster, topics, group), "", "g") == expected
+
+
+async def test_a_broker_that_does_not_tell_is_not_believed_to_keep_anybody_from_writing(
+    kafka: Kafka, tansu: Tansu, topic: str
+) -> None:
+    for given in (kafka.config(group_id="g"), tansu.config(group_id="g")):
+        async with open_provider(Provider, given) as provider:
+            found = await provider.privileges()
+        assert (found["enforced_by"], found["excess"]) == ("service", [])
+        assert "do not tell" in found["detail"]

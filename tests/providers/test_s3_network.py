@@ -189,7 +189,7 @@ class TestRights:
             await provider.probe(probe)
         assert probe.privileges is not None
         assert (probe.privileges["enforced_by"], probe.privileges["excess"]) == ("account", [])
-        assert f"arn:aws:s3:::{BUCKET}/{place['prefix']}*" in probe.privileges["grant"]
+        assert f"arn:aws:s3:::{BUCKET}/{place['prefix']}*" in probe.privileges["grant"][0]
         async with open_provider(S3, seaweedfs.config(prefix=place["prefix"])) as provider:
             await provider.probe(probe)
         assert probe.privileges["enforced_by"] == "service"

@@ -25,7 +25,8 @@ class Probe:
     """The record of a connection test: timed stages, and what the account may do.
 
     `privileges` holds `enforced_by` ("account" or "service"), `excess` (a list of privileges that a
-    read-only account should not hold) and `grant` (statements for a least-privileged account).
+    read-only account should not hold), `grant` (statements for a least-privileged account, or what to ask
+    for), and `detail` where the upstream does not tell everything.
     """
 
     stages: list[Stage] = field(default_factory=list)

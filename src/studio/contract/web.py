@@ -208,6 +208,8 @@ class ApiProvider(Provider[ConfigT]):
     """An API over HTTP."""
 
     family: ClassVar[str] = "api"
+    least: ClassVar[str] = "credentials that may send GET and HEAD, below the paths that agents need, and nothing else"
+    """What to ask the API's owner for where an agent only reads."""
     fixes: ClassVar[Mapping[str, str]] = {
         "resolve": "check the spelling of the host in the URL, and that this machine's DNS knows it",
         "connect": "check host and port of the URL, that the server runs, and that no firewall stands between",
@@ -243,7 +245,7 @@ class ApiProvider(Provider[ConfigT]):
         return {
             "enforced_by": "service",
             "excess": [],
-            "grant": None,
+            "grant": [self.least],
             "detail": "an API does not tell what its credentials allow: this service alone keeps reads to reads. "
             "Use credentials that may only read wherever the API offers them",
         }

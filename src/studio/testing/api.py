@@ -36,6 +36,7 @@ from studio.errors import (
     Unreachable,
 )
 from studio.services.connector_service import ConnectorService
+from studio.testing.harness import says_who_enforces
 from studio.testing.http import Received, reply, upstream
 from studio.testing.provider import ProviderConformance
 
@@ -79,6 +80,7 @@ class ApiConformance(ProviderConformance):
         assert ("tls" in names) == str(config[self.endpoint]).startswith("https:")
         assert all(stage["ok"] and stage["ms"] >= 0 for stage in tested["stages"])
         assert tested["privileges"]["enforced_by"] == "service"
+        says_who_enforces(tested)
 
     async def test_the_catalogue_shows_the_ways_to_authenticate_as_variants(self, service: ConnectorService) -> None:
         described = await service.describe_type(self.kind)

@@ -28,6 +28,18 @@ async def open_provider(
         yield provider
 
 
+def says_who_enforces(tested: Mapping[str, Any]) -> None:
+    """Hold the answer of a connection test to what `Probe.privileges` promises."""
+    found = tested["privileges"]
+    assert found["enforced_by"] in {"account", "service"}
+    for name in ("excess", "grant"):
+        assert isinstance(found[name], list)
+        assert all(isinstance(line, str) and line for line in found[name])
+    if found["enforced_by"] == "service":
+        assert found["grant"], "no least-privilege grant is shown"
+        assert found["excess"] or found["detail"], "it says neither what is too much nor that nobody can tell"
+
+
 async def call(provider: Provider[Any], name: str, /, **arguments: Any) -> Result:
     """Run one operation the way the house does: look up, validate, run."""
     operation = provider.operation(name)

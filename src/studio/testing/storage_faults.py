@@ -14,7 +14,7 @@ from studio.errors import EgressDenied, PoolBusy, StudioError, Unreachable
 from studio.providers import load
 from studio.security.egress import Egress
 from studio.services.connector_service import ConnectorService
-from studio.testing.harness import call, open_provider
+from studio.testing.harness import call, open_provider, says_who_enforces
 from studio.testing.http import Received, upstream
 from studio.testing.storage_rogue import Behaviour, Rogue, answering, raw, repeated
 from studio.testing.storage_streams import MIB, StorageStreams
@@ -83,7 +83,7 @@ class StorageFaults(StorageStreams):
         tested = await service.test_connection(await self.connect(service, config))
         names = [stage["name"] for stage in tested["stages"]]
         assert [name for name in names if name != "tls"] == ["resolve", "connect", "login", "privileges", "sample"]
-        assert tested["privileges"]["enforced_by"] in {"account", "service"}
+        says_who_enforces(tested)
         rows = (await service.execute("list", connector_id=await self.connect(service, config, name="second")))["data"]
         assert [row["key"] for row in rows] == ["hello.txt"], "the test of a connection wrote something"
 

@@ -175,7 +175,9 @@ class AzureBlob(ObjectProvider[AzureBlobConfig]):
         return {
             "enforced_by": "account" if excess == [] else "service",
             "excess": excess or [],
-            "grant": f"az storage container generate-sas --account-name {config.account} --name {config.container} "
-            "--permissions rl --https-only --expiry <date>",
+            "grant": [
+                f"az storage container generate-sas --account-name {config.account} --name {config.container} "
+                "--permissions rl --https-only --expiry <date>"
+            ],
             "detail": None if excess is not None else "the SAS takes its permissions from a stored access policy",
         }

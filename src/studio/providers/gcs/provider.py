@@ -242,8 +242,10 @@ class Gcs(ObjectProvider[GcsConfig]):
         return {
             "enforced_by": "account" if held == [] else "service",
             "excess": held or [],
-            "grant": f"gcloud storage buckets add-iam-policy-binding gs://{self.config.bucket} "
-            "--member=serviceAccount:<client_email> --role=roles/storage.objectViewer",
+            "grant": [
+                f"gcloud storage buckets add-iam-policy-binding gs://{self.config.bucket} "
+                "--member=serviceAccount:<client_email> --role=roles/storage.objectViewer"
+            ],
             "detail": None if held is not None else "the server does not tell what the account may do",
         }
 

@@ -45,6 +45,7 @@ class Graphql(ApiProvider[GraphqlConfig]):
     """GraphQL API: queries and mutations with variables, checked against the API's own schema."""
 
     kind: ClassVar[str] = "graphql"
+    least: ClassVar[str] = "credentials that may run queries on the types that agents need, and no mutation"
     Config: ClassVar[type[ProviderConfig]] = GraphqlConfig
 
     # -- the contract ---------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Cluster:
         place = await self.ask(None, FindCoordinatorRequest(group, _GROUP))
         if failure := answered(place.error_code):
             raise failure
-        self._nodes[place.coordinator_id] = (place.host, place.port)
+        self.learn(place.coordinator_id, place.host, place.port)
         request = OffsetFetchRequest(group, [(topic, [partition.number for partition in partitions])])
         response = await self.ask(place.coordinator_id, request)
         found: dict[int, int] = {}
@@ -115,6 +115,10 @@ class Cluster:
                 if offset >= 0:
                     found[number] = offset
         return found
+
+    def learn(self, node: int, host: str, port: int) -> None:
+        """Where a node is, as a broker said."""
+        self._nodes[node] = (host, port)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -57,6 +57,11 @@ _GRANT = (
     "--topic '{prefix}' --resource-pattern-type prefixed",
     "kafka-acls --add --allow-principal User:studio_reader --operation Describe --group '{group}'",
 )
+_UNTOLD = (
+    "the brokers do not tell everything that the account may do (Kafka does from 2.3 on, of topics that exist): this "
+    "service keeps reads to reads. Use an account without Write on topics, and without Read on groups, where nothing "
+    "shall be taken"
+)
 
 
 class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
@@ -113,14 +118,20 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         await reach(probe, self._door, self.network, self.config.connect_timeout_s)
 
     async def privileges(self) -> dict[str, Any]:
-        """Not asked for: an ordinary account may not list ACLs."""
-        config = self.config
+        """What the brokers tell (KIP-430). An account that may not list ACLs hears this much of its own."""
+        from studio.providers.kafka.rights import rights
+
+        config, excess, told = self.config, list[str](), False
+        try:
+            excess, told = await rights(self._cluster, config.topic_prefix or "", config.group_id)
+        except Exception as exc:  # a broker that is too old, or will not say
+            if self.translate(exc) is None:
+                raise
         return {
-            "enforced_by": "service",
-            "excess": [],
+            "enforced_by": "account" if told and not excess else "service",
+            "excess": excess,
             "grant": [line.format(prefix=config.topic_prefix or "*", group=config.group_id or "*") for line in _GRANT],
-            "detail": "what the account may do was not asked for: this service keeps reads to reads. Use an account "
-            "without Write on topics, and without Read on groups, where nothing shall be taken",
+            "detail": None if told else _UNTOLD,
         }
 
     # -- operations -------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ class S3Provider(ObjectProvider[ConfigT]):
         return {
             "enforced_by": "account" if writes is False else "service",
             "excess": ["s3:PutObject"] if writes else [],
-            "grant": self._least(),
+            "grant": [self._least()],
             "detail": "whether the account may delete cannot be told without deleting"
             if writes is not None
             else "whether the account may write cannot be told without writing",

@@ -35,6 +35,7 @@ class Soap(ApiProvider[SoapConfig]):
     """SOAP service (1.1 and 1.2) described by a WSDL: its operations with checked arguments."""
 
     kind: ClassVar[str] = "soap"
+    least: ClassVar[str] = "an account that may call the operations of read_operations, and no other"
     Config: ClassVar[type[ProviderConfig]] = SoapConfig
     fixes: ClassVar[Mapping[str, str]] = {
         **ApiProvider.fixes,
