@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -17,6 +18,19 @@ from studio.models import Column
 
 told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_rows", default=None)
 """Is told of each batch, as it is read, how many rows it has; for whoever shows progress."""
+
+
+class Moments(Enum):
+    """How a provider may hand out a column of points in time when it begins a stream of many rows."""
+
+    TEXTS = "texts"
+    """In the canonical form only, as always."""
+    MICROS = "micros"
+    """Also as whole microseconds since 1970-01-01 (in UTC, where there is a zone), if all of the column is so."""
+
+
+moments: ContextVar[Moments | None] = ContextVar("moments", default=None)
+"""Set while a stream begins; None where a result is collected, and texts are all that is taken."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ class Arrow(Form):
     media_type = "application/vnd.apache.arrow.stream"
     cut_on_failure = True
     columnar = True
+    micros = True
 
     def __init__(self) -> None:
         self._fields: list[ipc.Field] | None = None

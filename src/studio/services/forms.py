@@ -21,6 +21,8 @@ class Form(ABC):
     """Whether readers of this form may overlook its last words, so that a failure must cut the connection."""
     columnar: ClassVar[bool] = False
     """Whether it needs columns, which documents have none of."""
+    micros: ClassVar[bool] = False
+    """Whether it takes points in time as microseconds too; see `studio.contract.caps.Moments`."""
 
     def head(self, columns: list[Column]) -> bytes:
         """What stands before the first row."""

@@ -18,11 +18,12 @@ import csv
 import io
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from itertools import repeat
 from typing import Any
 
 import orjson
 
-from studio.contract.caps import Capped
+from studio.contract.caps import Capped, Moments, moments
 from studio.errors import InvalidRequest, OperationNotSupported
 from studio.models import Column
 from studio.services.arrow import Arrow
@@ -31,6 +32,7 @@ from studio.services.forms import End, Form, Rows
 _END = "$result"
 _PLAIN = {str, int, float, type(None)}
 """What csv writes as JSON would, null as nothing."""
+_TRUTHS, _SHOWN = {bool, type(None)}, {True: "true", False: "false"}
 
 
 class Ndjson(Form):
@@ -41,8 +43,12 @@ class Ndjson(Form):
 
     def rows(self, columns: list[Column], rows: Rows) -> bytes:
         """See `Form`."""
-        dumps, line = orjson.dumps, orjson.OPT_APPEND_NEWLINE
-        return b"".join([dumps(row, option=line) for row in _objects(columns, rows)])
+        objects = _objects(columns, rows)
+        whole = orjson.dumps(objects)
+        # As one text they take a tenth of the time. Where the mark stands nowhere else, it can be replaced.
+        if objects and whole.startswith(b"[{") and whole.count(b"},{") == len(objects) - 1:
+            return whole[1:-1].replace(b"},{", b"}\n{") + b"\n"
+        return b"".join([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects])
 
     def end(self, end: End) -> bytes:
         """See `Form`."""
@@ -89,11 +95,7 @@ class Csv(Form):
 
     def rows(self, columns: list[Column], rows: Rows) -> bytes:
         """See `Form`."""
-        changed = {at: list(map(_cell, column)) for at, column in enumerate(zip(*rows, strict=True)) if _odd(column)}
-        if changed:
-            whole = [changed.get(at, column) for at, column in enumerate(zip(*rows, strict=True))]
-            return _lines(zip(*whole, strict=True))
-        return _lines(rows)
+        return _lines(zip(*map(_cells, zip(*rows, strict=True)), strict=True)) if rows else b""
 
     def end(self, end: End) -> bytes:
         """See `Form`."""
@@ -101,16 +103,20 @@ class Csv(Form):
 
 
 def _objects(columns: list[Column], rows: Rows) -> list[Any]:
+    if not columns:
+        return [{} if isinstance(row, tuple) else row for row in rows]
     names = [column["name"] for column in columns]
-    return [dict(zip(names, row, strict=True)) if isinstance(row, tuple) else row for row in rows]
+    return list(map(dict, map(zip, repeat(names), rows)))
 
 
-def _odd(column: Sequence[Any]) -> bool:
-    return not set(map(type, column)) <= _PLAIN
-
-
-def _cell(value: Any) -> Any:
-    return value if type(value) in _PLAIN else orjson.dumps(value).decode()
+def _cells(column: Sequence[Any]) -> Sequence[Any]:
+    """The column as csv writes it."""
+    kinds = set(map(type, column))
+    if kinds <= _PLAIN:
+        return column
+    if kinds <= _TRUTHS:
+        return list(map(_SHOWN.get, column))
+    return [value if type(value) in _PLAIN else orjson.dumps(value).decode() for value in column]
 
 
 def _lines(rows: Any) -> bytes:
@@ -137,13 +143,26 @@ def _head(form: Form, part: Capped) -> bytes:
     return form.head(part.columns)
 
 
+async def _begun(parts: AsyncGenerator[Capped, None], form: Form) -> AsyncGenerator[Capped, None]:
+    """The parts; the source begins knowing that it is a stream."""
+    token = moments.set(Moments.MICROS if form.micros else Moments.TEXTS)
+    try:
+        first = await anext(parts, None)
+    finally:
+        moments.reset(token)
+    if first is not None:
+        yield first
+        async for part in parts:
+            yield part
+
+
 async def encoded(parts: AsyncGenerator[Capped, None], form: Form) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream; nothing before its first part is there. Errors of the source are raised with
     `row_count`, the rows that went before, as an attribute."""
     count, truncated, began = 0, False, False
     try:
-        async with aclosing(parts):
-            async for part in parts:
+        async with aclosing(parts), aclosing(_begun(parts, form)) as begun:
+            async for part in begun:
                 content = b"" if began else _head(form, part)
                 began, truncated, count = True, part.truncated, count + len(part.rows)
                 if content := content + form.rows(part.columns, part.rows):

@@ -17,8 +17,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from studio.contract.caps import Moments
 from studio.providers._sql.pool import SqlPool, SqlSession
-from studio.providers.postgresql.values import Plan
+from studio.providers.postgresql.values import Plan, moments_as
 from studio.providers.postgresql.wire import ROLLBACK, parse, run
 
 LINGER_S = 0.02
@@ -108,6 +109,15 @@ class Session(SqlSession):
                 self._plans.clear()
             self._plans[text] = plan
         return plan
+
+    async def prepare_raw(self, text: str, how: Moments) -> Plan:
+        """Prepare for one stream, with points in time that are decoded a column at a time."""
+        settings = self.conn._protocol.get_settings()
+        moments_as(settings, how)
+        try:
+            return Plan(await self.conn._get_statement(text, None, use_cache=False), how)
+        finally:
+            moments_as(settings, None)
 
     async def first(self, plan: Plan, values: list[Any], limit: int) -> tuple[list[Any], bytes, bool]:
         """Bind and fetch up to `limit` rows: records, command tag, and whether that was all."""

@@ -13,10 +13,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
+from studio.contract.caps import Moments
 from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical, size_of
 from studio.errors import FieldError, InvalidRequest
@@ -104,6 +106,18 @@ def as_text(settings: Any, oid: int, name: str, schema: str, decode: Callable[[s
     settings.add_python_codec(oid, name, schema, [], "scalar", str, decode, "text")
 
 
+_MOMENT_TYPES = {oid: name for oid, (name, decode) in _TEXT.items() if decode is _moment}
+
+
+def moments_as(settings: Any, how: Moments | None) -> None:
+    """How statements that are prepared from now on decode points in time: as usual, or raw for a whole column."""
+    for oid, name in _MOMENT_TYPES.items():
+        if how is Moments.MICROS:
+            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", str, itemgetter(0), "tuple")
+        else:
+            as_text(settings, oid, name, "pg_catalog", _moment if how is None else str)
+
+
 def install(settings: Any) -> None:
     """Set the codecs of a new connection (asyncpg's `ConnectionSettings`)."""
     for oid, (name, decode) in _TEXT.items():
@@ -113,24 +127,53 @@ def install(settings: Any) -> None:
 
 # -- columns: what is left to do for a whole column of a batch ------------------------------------
 
-Fix = Callable[[list[Any]], list[Any] | None]
+Fix = Callable[[Sequence[Any]], Sequence[Any] | None]
 """The column in canonical form, or None where it is that already."""
 
 
-def _big(values: list[Any]) -> list[Any] | None:
+def _big(values: Sequence[Any]) -> list[Any] | None:
     if max(map(abs, filter(None, values)), default=0) <= EXACT_INTEGER:
         return None
     return [canonical(value) for value in values]
 
 
-def _floats(values: list[Any]) -> list[Any] | None:
+def _floats(values: Sequence[Any]) -> list[Any] | None:
     if math.isfinite(sum(filter(None, values))):
         return None
     return [canonical(value) for value in values]
 
 
-def _any(values: list[Any]) -> list[Any]:
+def _any(values: Sequence[Any]) -> list[Any]:
     return [canonical(value) for value in values]
+
+
+_SINCE_2000_US = 946_684_800_000_000
+_INFINITE = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+
+
+def _zoned(values: Sequence[Any]) -> list[Any]:
+    """Points in time as the server writes them, in canonical form: all at once where all of them end with +00."""
+    if None not in values:
+        whole = "\n".join(values) + "\n"
+        if whole.count("+00\n") == whole.count(" ") == len(values):
+            return whole.replace(" ", "T").replace("+00\n", "Z\n").split("\n")[:-1]
+    return [value if value is None else _moment(value) for value in values]
+
+
+def _naive(values: Sequence[Any]) -> list[Any]:
+    """The same of dates and times without a zone."""
+    if None not in values:
+        whole = "\n".join(values)
+        if "BC" not in whole:
+            return whole.replace(" ", "T").split("\n")
+    return [value if value is None else _moment(value) for value in values]
+
+
+def _micros(values: Sequence[Any]) -> list[Any]:
+    """Microseconds since 1970 of those since 2000; infinities are texts."""
+    if None in values or max(values) in _INFINITE or min(values) in _INFINITE:
+        return [value if value is None else _INFINITE.get(value, value + _SINCE_2000_US) for value in values]
+    return [value + _SINCE_2000_US for value in values]
 
 
 _READY = _TEXT_NAMES | {
@@ -145,19 +188,30 @@ def _fix(kind: str, name: str) -> Fix | None:
     return None if name.removesuffix("[]") in _READY else _any
 
 
+_WHOLE: dict[Moments | None, dict[int, Fix]] = {
+    None: {}, Moments.TEXTS: {1114: _naive, 1184: _zoned}, Moments.MICROS: {1114: _micros, 1184: _micros},
+}  # fmt: skip
+
+
 class Plan:
     """One prepared statement of one connection, with the work that its columns and parameters need."""
 
-    __slots__ = ("_encoders", "_fixes", "columns", "state", "types")
+    __slots__ = ("_encoders", "_fixes", "columns", "has_moments", "state", "types")
 
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: Any, how: Moments | None = None) -> None:
         self.state = state
         attributes = state._get_attributes()
         names = unique_names(attribute.name for attribute in attributes)
         self.columns: list[Column] = [
             {"name": name, "type": attribute.type.name} for name, attribute in zip(names, attributes, strict=True)
         ]
-        fixes = ((at, _fix(a.type.kind, a.type.name)) for at, a in enumerate(attributes))
+        oids = [attribute.type.oid for attribute in attributes]
+        self.has_moments = not _MOMENT_TYPES.keys().isdisjoint(oids) and all(
+            a.type.kind == "scalar" for a in attributes
+        )
+        """Whether there are columns of them, and none that holds other values, whose decoder lives on."""
+        whole = _WHOLE[how]
+        fixes = ((at, whole.get(a.type.oid) or _fix(a.type.kind, a.type.name)) for at, a in enumerate(attributes))
         self._fixes = [(at, fix) for at, fix in fixes if fix is not None]
         self.types = [kind.name for kind in state._get_parameters()]
         self._encoders = [encoder(name) for name in self.types]
@@ -186,15 +240,13 @@ class Plan:
 
     def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
         """Records as tuples in canonical form."""
-        records = records if isinstance(records, list) else list(records)
-        changed = [(at, column) for at, fix in self._fixes if (column := fix([row[at] for row in records])) is not None]
-        if not changed:
+        columns: list[Sequence[Any]] = list(zip(*records, strict=True)) if self._fixes else []
+        if not columns:  # nothing to do, or no records
             return list(map(tuple, records))
-        rows = [list(record) for record in records]
-        for at, column in changed:
-            for row, value in zip(rows, column, strict=True):
-                row[at] = value
-        return list(map(tuple, rows))
+        for at, fix in self._fixes:
+            if (column := fix(columns[at])) is not None:
+                columns[at] = column
+        return list(zip(*columns, strict=True))
 
 
 def width(rows: Sequence[tuple[Any, ...]]) -> float:

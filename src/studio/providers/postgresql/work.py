@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from studio.contract import Batch, ProviderConfig, Result
+from studio.contract.caps import Moments, moments
 from studio.errors import FieldError, InvalidRequest, UpstreamError
 from studio.providers._sql.server import Call, keep
 from studio.providers.postgresql.errors import doubtful, from_server, parameter_of, said, stale
@@ -126,6 +127,10 @@ async def _run(
         encoded = plan.encode(call.names, call.values)
         if begin:
             session.begin(write=begin == "write")
+    if plan.has_moments and begin == "read" and (how := moments.get()) is not None:
+        # A parameter of such a type is encoded as text, which a codec of whole microseconds would not take.
+        how = Moments.TEXTS if "timestamp" in "".join(plan.types) else how
+        plan = await session.prepare_raw(call.text, how)
     try:
         return plan, await session.first(plan, encoded, limit)
     except Exception as exc:
