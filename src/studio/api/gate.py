@@ -54,7 +54,7 @@ class Gate:
         async def secured(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), *SECURITY]
-                if not any(name == _CSP for name, _ in headers):
+                if _CSP not in dict(headers):
                     headers.append(NO_PAGE)
                 message["headers"] = headers
             await send(message)

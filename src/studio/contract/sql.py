@@ -38,6 +38,11 @@ class Dialect:
 _PARAMETER = re.compile(r":([A-Za-z_][A-Za-z0-9_]*)")
 _DOLLAR = re.compile(r"\$(?:[A-Za-z_\x80-\uffff][A-Za-z0-9_\x80-\uffff]*)?\$")
 _WORD = re.compile(r"[A-Za-z_\x80-\uffff][A-Za-z0-9_$\x80-\uffff]*")
+_DULL = re.compile(rf"(?:(?>{_WORD.pattern})(?!['\"`&])|[\s(),.*=<>+;%0-9])+")
+"""What means nothing to us in any dialect, as much of it as there is: words, numbers and simple punctuation.
+
+A word before a quote may be part of the string (`e'…'`), so it is left to the dialect.
+"""
 
 POSTGRESQL = Dialect(
     "postgresql",
@@ -126,6 +131,10 @@ def parse(text: str, dialect: Dialect) -> Statement:
     marks: list[str] = []
     at = 0
     while at < len(text):
+        if dull := _DULL.match(text, at):
+            parts.append(dull[0])
+            at = dull.end()
+            continue
         end = _skip(text, at, dialect)
         if end is None and dialect.marks and dialect.marks.match(text, at):
             raise InvalidRequest.at("query", "holds a placeholder of the driver; write parameters as :name")
