@@ -57,6 +57,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "attach_to_agent": (lambda s, ids: s.attach_to_agent(ids["connector"], "a", "b"), "connector.attach"),
     "detach_from_agent": (lambda s, ids: s.detach_from_agent(ids["instance"]), "connector.detach"),
     "create_key": (lambda s, ids: s.create_key({"role": "member"}), "key.create"),
+    "narrow_key": (lambda s, ids: s.narrow_key(ids["key"], {"role": "member"}), "key.narrow"),
     "revoke_key": (lambda s, ids: s.revoke_key(ids["key"]), "key.revoke"),
     "create_saved_operation": (
         lambda s, ids: s.create_saved_operation(ids["connector"], {**SAVE, "name": "two"}),

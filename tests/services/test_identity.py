@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 from tests import toy
 
-from studio.errors import Forbidden, InvalidRequest, NotFound, ReadOnly, Unauthenticated
+from studio.errors import BadRequest, Forbidden, InvalidRequest, NotFound, ReadOnly, Unauthenticated
 from studio.models import Effect, Principal, Role
 from studio.services.connector_service import ConnectorService
 from studio.store.tables import api_keys
@@ -210,6 +210,63 @@ async def test_a_key_of_another_organization_cannot_be_revoked(service: Connecto
             await admin.revoke_key(key_id)
     await service.authenticate(theirs["key"])
     assert {entry["organization_id"] for entry in await admin.list_keys()} == {"acme"}
+
+
+AGENT = {"agent_id": "agent-1", "role": None, "aliases": ["one", "two"], "effects": ["read", "write"]}
+
+
+@pytest.mark.parametrize(
+    ("made", "narrower", "now"),
+    [
+        ({"role": "admin"}, {"role": "developer"}, {"role": "developer"}),
+        (AGENT, {"aliases": ["two"]}, {"aliases": ["two"], "effects": ["read", "write"]}),
+        (AGENT, {"effects": ["read"]}, {"aliases": ["one", "two"], "effects": ["read"]}),
+        ({"agent_id": "agent-1", "role": None}, {"aliases": ["any"], "effects": ["read"]}, {"aliases": ["any"]}),
+        ({"role": "member"}, {"expires_at": at(hours=1)}, {}),
+    ],
+)
+async def test_a_key_can_be_narrowed(
+    service: ConnectorService, made: dict[str, Any], narrower: dict[str, Any], now: dict[str, Any]
+) -> None:
+    found = await key(service, **made)
+    changed = await service.narrow_key(found["id"], narrower)
+    assert {name: changed[name] for name in now} == now
+    principal = (await service.authenticate(found["key"])).principal
+    assert principal.aliases == (frozenset(changed["aliases"]) if changed["aliases"] else None)
+    [listed] = await service.list_keys()
+    assert listed | {"last_used_at": None} == changed | {"last_used_at": None}
+
+
+@pytest.mark.parametrize(
+    ("made", "wider", "field"),
+    [
+        ({"role": "member"}, {"role": "developer"}, "role"),
+        (AGENT, {"role": "member"}, "role"),
+        (AGENT, {"aliases": ["one", "three"]}, "aliases"),
+        (AGENT, {"effects": ["admin"]}, "effects"),
+        ({"role": "member"}, {"effects": ["read"]}, "effects"),
+        ({"role": "member", "expires_at": at(hours=1)}, {"expires_at": at(hours=2)}, "expires_at"),
+    ],
+)
+async def test_a_key_cannot_be_widened(
+    service: ConnectorService, made: dict[str, Any], wider: dict[str, Any], field: str
+) -> None:
+    found = await key(service, **made)
+    before = await service.list_keys()
+    with pytest.raises(InvalidRequest) as caught:
+        await service.narrow_key(found["id"], wider)
+    assert [one.field for one in caught.value.fields] == [field]
+    assert await service.list_keys() == before
+
+
+async def test_narrowing_names_something_and_a_key_of_ones_own_organization(service: ConnectorService) -> None:
+    admin = await service.authenticate((await key(service))["key"])
+    theirs = await key(service, organization_id="beta")
+    with pytest.raises(BadRequest):
+        await service.narrow_key(theirs["id"], {})
+    for key_id in (theirs["id"], "00000000-0000-7000-8000-000000000000", "nonsense", ""):
+        with pytest.raises(NotFound, match="no such key"):
+            await admin.narrow_key(key_id, {"role": "member"})
 
 
 async def test_use_is_noted_once_a_minute_and_holds_nobody_up(service: ConnectorService) -> None:

@@ -414,6 +414,8 @@ def test_a_key_is_made_in_json_used_and_revoked(studio: Studio, server: Server) 
     listed = studio("keys", "list", "--json").json["records"]
     assert "ci" in [key["name"] for key in listed]
     assert made_key["key"] not in json.dumps(listed)
+    assert studio("keys", "narrow", made_key["id"], "--role", "admin").code == 2
+    assert studio("keys", "narrow", made_key["id"], "--expires", "2990-01-01T00:00:00Z", "--json").json["expires_at"]
     assert studio("keys", "revoke", made_key["id"]).code == 0
     assert studio("connectors", "list", *at_server).code == 4
 

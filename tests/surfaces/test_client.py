@@ -158,6 +158,7 @@ async def test_a_key_made_through_the_client_works_until_it_is_revoked(remote: R
         assert (await reader.list())["total"] == 0
         with pytest.raises(errors.Forbidden):
             await reader.create(SQLITE)
+        assert (await remote.narrow_key(made["id"], {"role": "member"}))["id"] == made["id"]
         await remote.revoke_key(made["id"])
         with pytest.raises(errors.Unauthenticated):
             await reader.list()

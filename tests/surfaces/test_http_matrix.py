@@ -88,6 +88,7 @@ MATRIX = [
     Row("POST", f"{A}/{{alias}}/operations/{{operation}}", (401, 403, 200, 200, 200, 403, 404), QUERY),
     Row("GET", K, (401, 403, 403, 200, 403, 403, 200)),
     Row("POST", K, (401, 403, 403, 201, 403, 403, 201), {"role": "member"}),
+    Row("PUT", f"{K}/{{key_id}}", (401, 403, 403, 200, 403, 403, 404), {"role": "member"}),
     Row("DELETE", f"{K}/{{key_id}}", (401, 403, 403, 200, 403, 403, 404)),
     Row("GET", "/api/v1/audit", (401, 403, 403, 200, 403, 403, 200)),
     Row("GET", "/api/v1/audit/verify", (401, 403, 403, 200, 403, 403, 200)),

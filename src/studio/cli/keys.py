@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """Make, list, narrow and revoke API keys."""
 
 
 @keys.command()
@@ -56,6 +56,24 @@ async def list_(service: Service, as_json: bool) -> None:
         return text.print_json({"records": records, "total": len(records)})
     columns = ("id", "name", "role", "agent_id", "created_at", "expires_at", "last_used_at", "revoked_at")
     return text.print_table(records, columns)
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option("--role", type=click.Choice(["member", "developer", "admin"]), help="A lower one.")
+@click.option("--alias", "aliases", multiple=True, help="Leave an agent's key only these aliases.")
+@click.option(
+    "--effect", "effects", multiple=True, type=click.Choice(["read", "write", "delete", "admin"]),
+    help="Leave an agent's key only these effects.",
+)  # fmt: skip
+@click.option("--expires", "expires_at", metavar="TIME", help="An earlier end, ISO 8601.")
+@json_option
+@with_service()
+async def narrow(service: Service, key_id: str, as_json: bool, **more: Any) -> None:
+    """Take rights away from a key; running operations that it allows no longer end."""
+    body = {name: list(value) if isinstance(value, tuple) else value for name, value in more.items() if value}
+    record = await service.narrow_key(key_id, body)
+    (text.print_json if as_json else text.print_record)(record)
 
 
 @keys.command()

@@ -211,6 +211,10 @@ class RemoteService(Transport):
         """See `ConnectorService.list_keys`."""
         return await self._records("records", "keys")
 
+    async def narrow_key(self, key_id: str, body: Mapping[str, Any]) -> Record:
+        """See `ConnectorService.narrow_key`."""
+        return await self._record("PUT", "keys", key_id, body=body)
+
     async def revoke_key(self, key_id: str) -> Record:
         """See `ConnectorService.revoke_key`."""
         return await self._record("DELETE", "keys", key_id)

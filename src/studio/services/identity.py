@@ -14,13 +14,14 @@ from studio.errors import InvalidRequest, Unauthenticated
 from studio.models import ApiKey, Effect, Principal, Role, new_id, now
 from studio.security import tokens
 from studio.services.core import Core
-from studio.services.inputs import NewKey
+from studio.services.inputs import NarrowKey, NewKey
 from studio.services.shapes import key_dict
 from studio.store.audit import AuditLog
 from studio.store.keys import Keys
 
 logger = logging.getLogger(__name__)
 _TOUCH_EVERY_S = 60
+_NARROWER = "must lie within what the key has now; make a new key for more"
 UNKNOWN = "the API key is missing, unknown, expired or revoked; send it as Authorization: Bearer <key>"
 
 
@@ -47,6 +48,26 @@ def _drafted(body: NewKey, organization_id: str, created_by: str) -> tuple[ApiKe
         revoked_at=None,
     )
     return key, token.text
+
+
+def narrowed(body: NarrowKey, key: ApiKey) -> dict[str, Any]:
+    """The columns of a key that change. Raises InvalidRequest where one would allow more than now."""
+    changed: dict[str, Any] = {}
+    if body.role is not None:
+        if key.role is None or not Role(key.role).includes(body.role):
+            raise InvalidRequest.at("role", _NARROWER)
+        changed["role"] = body.role.value
+    for name, given in (("aliases", body.aliases), ("effects", body.effects)):
+        held = getattr(key, name)
+        if given is not None:
+            if key.agent_id is None or (held is not None and not set(given) <= set(held.split(","))):
+                raise InvalidRequest.at(name, _NARROWER)
+            changed[name] = ",".join(given)
+    if body.expires_at is not None:
+        if key.expires_at is not None and body.expires_at > key.expires_at:
+            raise InvalidRequest.at("expires_at", _NARROWER)
+        changed["expires_at"] = body.expires_at
+    return changed
 
 
 async def create(log: AuditLog, body: NewKey, *, organization_id: str, created_by: str) -> dict[str, Any]:
@@ -101,7 +122,15 @@ async def _holder(log: AuditLog, prefix: str, text: str) -> _Holder:
     key = await Keys(log).by_prefix(prefix)
     if key is None or not tokens.matches(text, key.digest) or key.revoked_at is not None:
         raise Unauthenticated(UNKNOWN)
-    principal = Principal(
+    principal = holder_of(key)
+    expires_at = datetime.fromisoformat(key.expires_at).timestamp() if key.expires_at else math.inf
+    used_at = datetime.fromisoformat(key.last_used_at).timestamp() if key.last_used_at else 0.0
+    return _Holder(principal, key.id, expires_at, used_at + _TOUCH_EVERY_S)
+
+
+def holder_of(key: ApiKey) -> Principal:
+    """Who calls with a key."""
+    return Principal(
         organization_id=key.organization_id,
         subject=f"key:{key.id}",
         role=Role(key.role) if key.role else Role.MEMBER,
@@ -109,9 +138,6 @@ async def _holder(log: AuditLog, prefix: str, text: str) -> _Holder:
         aliases=frozenset(key.aliases.split(",")) if key.aliases else None,
         effects=frozenset(map(Effect, key.effects.split(","))) if key.effects else None,
     )
-    expires_at = datetime.fromisoformat(key.expires_at).timestamp() if key.expires_at else math.inf
-    used_at = datetime.fromisoformat(key.last_used_at).timestamp() if key.last_used_at else 0.0
-    return _Holder(principal, key.id, expires_at, used_at + _TOUCH_EVERY_S)
 
 
 def _note_use(log: AuditLog, key_id: str, background: set[asyncio.Task[Any]]) -> None:

@@ -213,6 +213,15 @@ class NewKey(Body):
     """In process, whose key it is; a remote caller's are of its own organization."""
 
 
+class NarrowKey(Body):
+    """What a key may no longer do: each field must lie within what it has now."""
+
+    role: Role | None = Field(None, strict=False)
+    aliases: list[Alias] | None = Field(None, min_length=1, max_length=100)
+    effects: list[Annotated[Effect, Field(strict=False)]] | None = Field(None, min_length=1, max_length=len(Effect))
+    expires_at: Time | None = None
+
+
 class NewQuery(Body):
     """A statement in the provider's own language, and its parameters."""
 

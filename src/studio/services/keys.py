@@ -1,17 +1,18 @@
-"""Use cases on API keys: create, list, revoke."""
+"""Use cases on API keys: create, list, narrow, revoke."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from studio.errors import InvalidRequest, NotFound
+from studio.errors import BadRequest, InvalidRequest, NotFound
 from studio.models import Role
 from studio.security import policy
 from studio.services import identity
 from studio.services.audited import refusals
 from studio.services.bound import Bound, Record
-from studio.services.inputs import NewKey, is_id
+from studio.services.inputs import NarrowKey, NewKey, is_id
 from studio.services.shapes import key_dict
 from studio.store.keys import Keys
 
@@ -51,6 +52,27 @@ class ApiKeys(Bound):
         core = await self._home.core()
         keys = Keys(core.log, self._principal.organization_id or organization_id)
         return [key_dict(key) for key in await keys.all()]
+
+    @refusals("key.narrow")
+    async def narrow_key(self, key_id: str, body: Mapping[str, Any]) -> Record:
+        """Take rights away from a key: a lower `role`, fewer `aliases` or `effects`, an earlier `expires_at`.
+
+        Calls that begin later are judged by what is left, and running ones that it does not cover end.
+
+        Raises:
+            NotFound: there is no such key.
+            InvalidRequest: a field would give it more, or does not fit this kind of key.
+            BadRequest: nothing is named.
+        """
+        policy.require_role(self._principal, Role.ADMIN)
+        given = NarrowKey.parse(body)
+        if not given.model_fields_set:
+            raise BadRequest("name what to narrow: role, aliases, effects or expires_at")
+        core = await self._home.core()
+        if not is_id(key_id):
+            raise NotFound("no such key")
+        keys = Keys(core.log, self._principal.organization_id)
+        return key_dict(await keys.narrow(key_id, partial(identity.narrowed, given), by=self._principal.subject))
 
     @refusals("key.revoke")
     async def revoke_key(self, key_id: str) -> Record:

@@ -8,7 +8,7 @@ from typing import Any
 
 from studio.contract import Operation
 from studio.errors import BadRequest, Forbidden, Inactive, NotFound, OverrideNotAllowed
-from studio.models import Connector, ConnectorInstance, Effect, Principal
+from studio.models import Connector, ConnectorInstance, Effect, Principal, Role
 from studio.security import policy
 from studio.services.configs import Effective
 from studio.services.core import Core
@@ -85,6 +85,26 @@ def plan(
         raise Forbidden(SAVED_ONLY)
     kind = target.effective.kind
     operation = kind.byte_form(name) if raw else kind.operation(name, target.effective.operations)
+    _require_usable(target)
+    parsed = operation.parse(arguments)
+    effect = operation.effect_of(parsed)
+    _require_effect(principal, target, effect)
+    return Planned(target, operation, parsed, principal, asked, effect)
+
+
+def require_still(principal: Principal, target: Target, effect: Effect) -> None:
+    """Judge an operation that runs by who asks and what is there by now. Raises what `plan` and `by_alias` raise."""
+    if target.instance is None:
+        policy.require_role(principal, Role.DEVELOPER)
+    else:
+        policy.require_agent(principal, target.instance.agent_id, Role.DEVELOPER)
+        if not policy.allows_alias(principal, target.instance.alias):
+            raise NotFound(NO_ALIAS)
+    _require_usable(target)
+    _require_effect(principal, target, effect)
+
+
+def _require_usable(target: Target) -> None:
     if target.connector.status == "inactive":
         raise Inactive("the connector is switched off; an admin can set its status to active")
     if target.effective.unfit:
@@ -92,15 +112,11 @@ def plan(
             f"config_override.{target.effective.unfit[0]}",
             "does not lie within the connector's own value any more; ask a developer to attach it again",
         )
-    parsed = operation.parse(arguments)
-    effect = operation.effect_of(parsed)
-    policy.require_effect(
-        principal,
-        effect,
-        read_only=bool(target.effective["read_only"]),
-        attached=target.instance is not None,
-    )
-    return Planned(target, operation, parsed, principal, asked, effect)
+
+
+def _require_effect(principal: Principal, target: Target, effect: Effect) -> None:
+    read_only = bool(target.effective["read_only"])
+    policy.require_effect(principal, effect, read_only=read_only, attached=target.instance is not None)
 
 
 def plan_query(principal: Principal, target: Target, query: str, params: Mapping[str, Any] | None) -> Planned:

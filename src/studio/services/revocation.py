@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from studio.contract.deadline import Deadline
 from studio.errors import Forbidden, PoolBusy, StudioError, Timeout
-from studio.store.authority import Authority, without_authority
+from studio.services.identity import holder_of
+from studio.services.planning import require_still
+from studio.store.authority import Authority, Standing, standing
 
 if TYPE_CHECKING:
     from studio.services.core import Core
@@ -103,7 +106,27 @@ async def end_revoked(core: Core, running: Iterable[Course]) -> None:
     courses = list(running)
     if not courses:
         return
-    gone = await without_authority(core.database, {course.authority for course in courses})
+    left = await standing(core.database, {course.authority for course in courses})
     for course in courses:
-        if course.authority in gone:
+        if not left.holds(course.authority) or not await _still(core, course, left):
             course.revoke()
+
+
+async def _still(core: Core, course: Course, left: Standing) -> bool:
+    """Whether policy would let it begin now, with its key and its connector as they are."""
+    principal, target = course.planned.principal, course.planned.target
+    key = left.keys.get(course.authority.key_id or "")
+    if key is not None:
+        principal = holder_of(key)
+    try:
+        if left.versions[target.connector.id] != target.connector.version:
+            scope = core.store.scope(target.connector.organization_id, "studio")
+            connector = await scope.connector(target.connector.id)
+            effective = core.configs.effective(connector, target.instance)
+            target = replace(target, connector=connector, effective=effective)
+        elif principal == course.planned.principal:
+            return True
+        require_still(principal, target, course.planned.effect)
+    except StudioError:
+        return False
+    return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
+import orjson
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from studio.errors import NotFound
@@ -59,6 +61,25 @@ class Keys:
         statement = select(api_keys).where(*self._mine).order_by(api_keys.c.id)
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
         return [ApiKey(*row) for row in rows]
+
+    async def narrow(self, key_id: str, change: Callable[[ApiKey], Mapping[str, Any]], *, by: str) -> ApiKey:
+        """Change columns of a key, judged on the row as it is: the key as it is then. Raises NotFound, as `change`."""
+        mine = (api_keys.c.id == key_id, *self._mine)
+
+        def work(connection: Connection) -> tuple[ApiKey, Mapping[str, Any]]:
+            row = connection.execute(select(api_keys).where(*mine).with_for_update()).first()
+            if row is None:
+                raise NotFound("no such key")
+            key = ApiKey(*row)
+            values = change(key)
+            connection.execute(update(api_keys).where(*mine).values(**values))
+            return replace(key, **values), values
+
+        def entry(found: tuple[ApiKey, Mapping[str, Any]]) -> AuditEntry:
+            details = orjson.dumps({"fields": sorted(found[1])}).decode()
+            return AuditEntry(found[0].organization_id, "key.narrow", by, target=key_id, details=details)
+
+        return (await self._log.write(work, entry))[0]
 
     async def revoke(self, key_id: str, *, by: str) -> None:
         """Switch a key off for good. Raises NotFound."""
