@@ -13,13 +13,15 @@ from tests import poison
 from tests.attack import corpus
 from tests.attack.report import report
 from tests.attack.served import program, served
+from tests.upstreams.mariadb import mariadb
+from tests.upstreams.redis import redis_db, redis_server
 
 from studio import providers
 from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
-__all__ = ["program", "served"]
+__all__ = ["mariadb", "program", "redis_db", "redis_server", "served"]
 
 KINDS = providers.built()
 NETWORKED = [kind for kind in KINDS if kind != "sqlite"]

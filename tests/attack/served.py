@@ -129,7 +129,7 @@ class Served:
 
     async def operate(self, connector_id: str, operation: str, **arguments: Any) -> Cost:
         """Run an operation of a connector."""
-        return await self.post(f"/api/v1/connectors/{connector_id}/operations/{operation}", {"params": arguments})
+        return await self.post(f"/api/v1/connectors/{connector_id}/operations/{operation}", {"arguments": arguments})
 
     async def post(self, path: str, body: Any, **headers: str) -> Cost:
         """One request, measured. `body` is JSON, or bytes as they are."""

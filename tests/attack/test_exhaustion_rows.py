@@ -1,0 +1,121 @@
+"""Bombs in the rows of databases: real servers make them (MongoDB's is a rogue), and the bounds are those of `served`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from tests.attack.served import LIMITS, Bounds, Served
+from tests.providers.test_mongodb import Rogue, hello
+from tests.servers import Postgres
+from tests.upstreams.mariadb import Mariadb
+from tests.upstreams.redis import Redis
+
+POSTGRESQL = {
+    "one value": "SELECT repeat('x', 200000000)",
+    "one row": "SELECT " + ", ".join(["repeat('x', 10000000)"] * 20),
+    "large rows": "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)",
+    "small rows": "SELECT n FROM generate_series(1, 1000000) n",
+    "bytes": "SELECT decode(repeat('00', 30000000), 'hex')",
+    "small values of JSON": "SELECT ('[' || repeat('{},', 1300000) || '{}]')::json",
+    "small values of JSON in rows": "SELECT ('[' || repeat('{},', 90000) || '{}]')::json FROM generate_series(1, 20)",
+    "long numbers of JSON": "SELECT ('[' || repeat('12345678901234567,', 200000) || '1]')::json",
+    "one long number of JSON": "SELECT repeat('1', 4000000)::json",
+    "deep JSON": "SELECT (repeat('[', 5000) || repeat(']', 5000))::json",
+    "number": "SELECT (repeat('9', 130000))::numeric",
+    "array": "SELECT array_agg(n) FROM generate_series(1, 1000000) n",
+    "array of texts": "SELECT array_agg(n::text) FROM generate_series(1, 500000) n",
+    "array of arrays": "SELECT array_agg(ARRAY[n, n, n]) FROM generate_series(1, 200000) n",
+    "columns": "SELECT " + ", ".join(["n"] * 1600) + " FROM generate_series(1, 1000) n",
+}
+MARIADB = {
+    "one value": "SELECT REPEAT('x', 15000000)",
+    "one row": "SELECT " + ", ".join(["REPEAT('x', 3000000)"] * 5),
+    "large rows": "SELECT REPEAT('x', 1000000) FROM seq_1_to_1000",
+    "small rows": "SELECT seq FROM seq_1_to_1000000",
+    "bytes": "SELECT CAST(REPEAT('x', 14000000) AS BINARY)",
+    "small values of JSON": "SELECT JSON_COMPACT(CONCAT('[', REPEAT('{},', 1300000), '{}]'))",
+    "small values of JSON in rows": "SELECT JSON_COMPACT(CONCAT('[', REPEAT('{},', 90000), '{}]')) FROM seq_1_to_20",
+    "long numbers of JSON": "SELECT JSON_COMPACT(CONCAT('[', REPEAT('12345678901234567,', 200000), '1]'))",
+    "long texts of JSON": "SELECT JSON_COMPACT(CONCAT('\"', REPEAT('x', 4000000), '\"'))",
+    "deep JSON": "SELECT JSON_COMPACT(CONCAT(REPEAT('[', 30), REPEAT(']', 30)))",
+    "number": "SELECT REPEAT('9', 65) + 0.0",
+    "columns": "SELECT " + ", ".join(["seq"] * 1000) + " FROM seq_1_to_1000",
+}
+SQLITE = {
+    "rows": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r",
+    "text": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 500000) SELECT group_concat(n) FROM r",
+    "columns": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT "
+    + ", ".join(["n"] * 1900)
+    + " FROM r",
+    "bytes": "SELECT zeroblob(4000000), zeroblob(4000000)",
+    "JSON": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 500000) SELECT json_group_array(n) FROM r",
+}
+REDIS = {
+    "one value": ("GET value", "SETRANGE value 200000000 x"),
+    "a list": ("LRANGE list 0 -1", "EVAL \"for n = 1, 1000000 do redis.call('RPUSH', KEYS[1], n) end\" 1 list"),
+    "a hash": ("HGETALL hash", "EVAL \"for n = 1, 300000 do redis.call('HSET', KEYS[1], n, n) end\" 1 hash"),
+    "a set": ("SMEMBERS set", "EVAL \"for n = 1, 500000 do redis.call('SADD', KEYS[1], n) end\" 1 set"),
+    "scores": (
+        "ZRANGE scores 0 -1 WITHSCORES",
+        "EVAL \"for n = 1, 300000 do redis.call('ZADD', KEYS[1], n, n) end\" 1 scores",
+    ),
+}
+MONGODB: dict[str, Any] = {
+    "one value": {"v": "x" * 16_000_000},
+    "small values": {"v": [{}] * 300_000},
+    "numbers": {"v": list(range(900_000))},
+    "members": {f"m{n}": n for n in range(400_000)},
+    "bytes": {"v": bytes(16_000_000)},
+}  # fmt: skip
+
+
+async def held(served: Served, kind: str, config: dict[str, Any], one: str, bombs: dict[str, str]) -> None:
+    made = await served.create(kind, {**config, **LIMITS, "timeout_s": 20.0})
+    await served.warm(partial(served.query, made, one))
+    made = await served.create(kind, {**config, **LIMITS})
+    await served.warm(partial(served.query, made, one))
+    bounds = Bounds(kind)
+    for name, query in bombs.items():
+        await bounds.hold(name, partial(served.query, made, query))
+    assert not bounds.broken
+
+
+async def test_no_row_of_postgresql_takes_more(served: Served, postgres: Postgres) -> None:
+    await held(served, "postgresql", postgres.config(), "SELECT 1, '{}'::json, array[1]", POSTGRESQL)
+
+
+async def test_no_row_of_mysql_takes_more(served: Served, mariadb: Mariadb) -> None:
+    await held(served, "mysql", mariadb.config(), "SELECT 1, JSON_COMPACT('[]')", MARIADB)
+
+
+async def test_no_row_of_sqlite_takes_more(served: Served) -> None:
+    (served.home / "data" / "files" / "rows.db").touch()
+    await held(served, "sqlite", {"path": "rows.db"}, "SELECT 1, json_array(1)", SQLITE)
+
+
+async def test_no_reply_of_redis_takes_more(served: Served, redis_server: Redis, redis_db: int) -> None:
+    import shlex
+
+    admin = redis_server.admin(redis_db)
+    for _, command in REDIS.values():
+        await admin.execute_command(*shlex.split(command))
+    await admin.aclose()
+    bombs = {name: query for name, (query, _) in REDIS.items()}
+    await held(served, "redis", redis_server.config(db=redis_db), "LRANGE nothing 0 -1", bombs)
+
+
+async def test_no_document_of_mongodb_takes_more(served: Served) -> None:
+    bounds = Bounds("mongodb")
+    for name, document in {"warm": {"v": 1}, **MONGODB}.items():
+        reply = {"ok": 1.0, "cursor": {"id": 0, "ns": "app.things", "firstBatch": [document]}}
+        async with Rogue(hello(), *[reply] * 8) as rogue:
+            made = await served.create(
+                "mongodb", {"host": "127.0.0.1", "port": rogue.port, "database": "app", **LIMITS}
+            )
+            call = partial(served.query, made, '{"find": "things"}')
+            if name == "warm":
+                await served.warm(call)
+            else:
+                await bounds.hold(name, call)
+    assert not bounds.broken
