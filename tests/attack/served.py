@@ -129,7 +129,7 @@ class Served:
 
     async def operate(self, connector_id: str, operation: str, **arguments: Any) -> Cost:
         """Run an operation of a connector."""
-        return await self.post(f"/api/v1/connectors/{connector_id}/operations/{operation}", {"arguments": arguments})
+        return await self.post(f"/api/v1/connectors/{connector_id}/operations/{operation}", arguments)
 
     async def post(self, path: str, body: Any, **headers: str) -> Cost:
         """One request, measured. `body` is JSON, or bytes as they are."""
@@ -159,8 +159,10 @@ class Served:
                     seen["waited_at_deadline"] = self.kept_waiting()
                 await asyncio.sleep(0.01)
 
+        ended = asyncio.Event()
+
         async def others() -> None:
-            while True:
+            while not ended.is_set():
                 began, waited = time.monotonic(), self.kept_waiting()
                 async with self.beside.get("/healthz") as reply:
                     await reply.read()
@@ -168,14 +170,12 @@ class Served:
                 seen["held"] = max(seen["held"], took - (self.kept_waiting() - waited))
                 await asyncio.sleep(0.005)
 
-        tasks = [asyncio.create_task(memory()), asyncio.create_task(others())]
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(memory())
+            tasks.create_task(others())  # the one that is under way when the answer comes was held longest: it counts
             yield seen
-            await asyncio.sleep(0)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ended.set()
+            watching.cancel()
 
     async def warm(self, *calls: Callable[[], Awaitable[Cost]]) -> None:
         """What is imported on first use is no bomb's doing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import json
 import os
 import signal
 import zlib
@@ -81,6 +82,20 @@ STATEMENTS = {
         "aliases": "{" + " ".join(f"a{n}: b" for n in range(10_000)) + "}",
         "fragments": "query { ...f0 } " + " ".join(f"fragment f{n} on Q {{ ...f{n + 1} ...f{n + 1} }}" for n in range(60)),
     },
+    **{
+        kind: {
+            "parentheses": "SELECT " + "(" * 40_000 + "1" + ")" * 40_000,
+            "terms": "SELECT 1 WHERE " + " OR ".join(["1 = 2"] * 12_000),
+            "list": "SELECT 1 IN (" + ", ".join(["1"] * 30_000) + ")",
+            "calls": "SELECT " + "abs(" * 20_000 + "1" + ")" * 20_000,
+            "unions": " UNION ".join(["SELECT 1"] * 6_000),
+            "comments": "/*" * 45_000,
+            "quotes": "SELECT " + "'a' " * 24_000,
+            "dollars": "SELECT " + "$a$ " * 24_000,
+            "parameters": "SELECT " + ", ".join(f":p{n}" for n in range(10_000)),
+        }
+        for kind in ("postgresql", "mysql")
+    },
     "mongodb": {"depth": '{"a": ' * 15_000 + "1" + "}" * 15_000, "list": "[" * 90_000},
     "redis": {"words": "MGET " + "a " * 40_000, "quotes": "GET '" + "\\'" * 45_000, "pieces": "GET " + "''" * 45_000},
     "rest": {"path": "GET /" + "a/../" * 18_000, "percent": "GET /" + "%25" * 30_000},
@@ -96,6 +111,69 @@ async def test_no_statement_takes_memory_or_time_beyond_its_bounds(served: Serve
         await served.warm(lambda: served.query(made, corpus.read("kinds")[kind]["query"]))
         for name, statement in STATEMENTS[kind].items():
             await bounds.hold(name, partial(served.query, made, statement))
+    assert not bounds.broken
+
+
+BODIES = {
+    "deep": b'{"query": ' + b"[" * 400_000 + b"]" * 400_000 + b"}",
+    "deep parameters": b'{"query": "SELECT 1", "params": ' + b'{"a":' * 150_000 + b"1" + b"}" * 150_001,
+    "small values": b'{"query": "SELECT 1", "params": [' + b"{}," * 330_000 + b"{}]}",
+    "small parameters": b'{"query": "SELECT 1", "params": {' + b",".join(b'"%d":1' % n for n in range(90_000)) + b"}}",
+    "as many parameters as are taken": (
+        b'{"query": "SELECT 1", "params": {' + b",".join(b'"%d":1' % n for n in range(39_000)) + b"}}"
+    ),
+    "as many values as are taken": b'{"query": "SELECT 1", "params": {"a": [' + b"{}," * 19_000 + b"{}]}}",
+    "one long number": b'{"query": "SELECT 1", "params": {"a": ' + b"1" * 900_000 + b"}}",
+    "one long text": b'{"query": "' + b"x" * 900_000 + b'"}',
+    "one long statement": b'{"query": "SELECT ' + b"(" * 900_000 + b'"}',
+    "escapes": b'{"query": "' + b"\\u0041" * 160_000 + b'"}',
+    "packed": ZIPPED[:400_000],
+}
+CONFIG = {"name": "deep", "connector_type": "api", "provider": "rest"}
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+DOORS = {
+    "a query": ("/api/v1/connectors/{id}/query", BODIES),
+    "an operation": ("/api/v1/connectors/{id}/operations/query", BODIES),
+    "MCP": (
+        "/mcp",
+        {
+            **BODIES,
+            "a deep call": b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ' + nested(150_000) + b"}",
+            "many calls": b"[" + b'{"jsonrpc":"2.0","id":1,"method":"ping"},' * 20_000 + b"{}]",
+        },
+    ),
+    "a config": (
+        "/api/v1/connectors",
+        {
+            **BODIES,
+            "deep config": json.dumps(CONFIG).encode()[:-1] + b', "config": ' + nested(150_000) + b"}",
+            "many fields": json.dumps({**CONFIG, "config": {f"f{n}": n for n in range(39_000)}}).encode(),
+            "many headers": json.dumps(
+                {
+                    **CONFIG,
+                    "config": {"base_url": "http://localhost", "headers": {f"x-{n}": "y" for n in range(40_000)}},
+                }
+            ).encode(),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_no_request_takes_memory_or_time_beyond_its_bounds(served: Served, door: str) -> None:
+    (served.home / "data" / "files" / "app.db").touch()
+    made = await served.create("sqlite", {"path": "app.db", **LIMITS})
+    path, bodies = DOORS[door]
+    path, bounds = path.format(id=made), Bounds(f"requests: {door}")
+    headers = {"Accept": "application/json, text/event-stream"}
+    await served.warm(partial(served.post, path, {"query": "SELECT 1"}, **headers))
+    for name, body in bodies.items():
+        await bounds.hold(name, partial(served.post, path, body, **headers))
     assert not bounds.broken
 
 

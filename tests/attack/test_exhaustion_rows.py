@@ -1,4 +1,4 @@
-"""Bombs in the rows of databases: real servers make them (MongoDB's is a rogue), and the bounds are those of `served`."""
+"""Bombs in the rows of databases: real servers make them, and the bounds are those of `served`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,9 @@ from functools import partial
 from typing import Any
 
 from tests.attack.served import LIMITS, Bounds, Served
-from tests.providers.test_mongodb import Rogue, hello
-from tests.servers import Postgres
 from tests.upstreams.mariadb import Mariadb
 from tests.upstreams.redis import Redis
 
-POSTGRESQL = {
-    "one value": "SELECT repeat('x', 200000000)",
-    "one row": "SELECT " + ", ".join(["repeat('x', 10000000)"] * 20),
-    "large rows": "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)",
-    "small rows": "SELECT n FROM generate_series(1, 1000000) n",
-    "bytes": "SELECT decode(repeat('00', 30000000), 'hex')",
-    "small values of JSON": "SELECT ('[' || repeat('{},', 1300000) || '{}]')::json",
-    "small values of JSON in rows": "SELECT ('[' || repeat('{},', 90000) || '{}]')::json FROM generate_series(1, 20)",
-    "long numbers of JSON": "SELECT ('[' || repeat('12345678901234567,', 200000) || '1]')::json",
-    "one long number of JSON": "SELECT repeat('1', 4000000)::json",
-    "deep JSON": "SELECT (repeat('[', 5000) || repeat(']', 5000))::json",
-    "number": "SELECT (repeat('9', 130000))::numeric",
-    "array": "SELECT array_agg(n) FROM generate_series(1, 1000000) n",
-    "array of texts": "SELECT array_agg(n::text) FROM generate_series(1, 500000) n",
-    "array of arrays": "SELECT array_agg(ARRAY[n, n, n]) FROM generate_series(1, 200000) n",
-    "columns": "SELECT " + ", ".join(["n"] * 1600) + " FROM generate_series(1, 1000) n",
-}
 MARIADB = {
     "one value": "SELECT REPEAT('x', 15000000)",
     "one row": "SELECT " + ", ".join(["REPEAT('x', 3000000)"] * 5),
@@ -61,13 +42,6 @@ REDIS = {
         "EVAL \"for n = 1, 300000 do redis.call('ZADD', KEYS[1], n, n) end\" 1 scores",
     ),
 }
-MONGODB: dict[str, Any] = {
-    "one value": {"v": "x" * 16_000_000},
-    "small values": {"v": [{}] * 300_000},
-    "numbers": {"v": list(range(900_000))},
-    "members": {f"m{n}": n for n in range(400_000)},
-    "bytes": {"v": bytes(16_000_000)},
-}  # fmt: skip
 
 
 async def held(served: Served, kind: str, config: dict[str, Any], one: str, bombs: dict[str, str]) -> None:
@@ -79,10 +53,6 @@ async def held(served: Served, kind: str, config: dict[str, Any], one: str, bomb
     for name, query in bombs.items():
         await bounds.hold(name, partial(served.query, made, query))
     assert not bounds.broken
-
-
-async def test_no_row_of_postgresql_takes_more(served: Served, postgres: Postgres) -> None:
-    await held(served, "postgresql", postgres.config(), "SELECT 1, '{}'::json, array[1]", POSTGRESQL)
 
 
 async def test_no_row_of_mysql_takes_more(served: Served, mariadb: Mariadb) -> None:
@@ -103,19 +73,3 @@ async def test_no_reply_of_redis_takes_more(served: Served, redis_server: Redis,
     await admin.aclose()
     bombs = {name: query for name, (query, _) in REDIS.items()}
     await held(served, "redis", redis_server.config(db=redis_db), "LRANGE nothing 0 -1", bombs)
-
-
-async def test_no_document_of_mongodb_takes_more(served: Served) -> None:
-    bounds = Bounds("mongodb")
-    for name, document in {"warm": {"v": 1}, **MONGODB}.items():
-        reply = {"ok": 1.0, "cursor": {"id": 0, "ns": "app.things", "firstBatch": [document]}}
-        async with Rogue(hello(), *[reply] * 8) as rogue:
-            made = await served.create(
-                "mongodb", {"host": "127.0.0.1", "port": rogue.port, "database": "app", **LIMITS}
-            )
-            call = partial(served.query, made, '{"find": "things"}')
-            if name == "warm":
-                await served.warm(call)
-            else:
-                await bounds.hold(name, call)
-    assert not bounds.broken

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
+import hiredis
 import pytest
 from multidict import CIMultiDict
 
-from studio.errors import ResultBlocked
-from studio.providers._bounds import MAX_LISTED, MAX_VALUES, first_values, too_many
+from studio.api.wire import MOST_VALUES, json_object
+from studio.contract import Batch, Column, ProviderConfig
+from studio.contract.bounds import MAX_LISTED, MAX_VALUES, first_values, most_values, too_many
+from studio.contract.caps import Caps
+from studio.contract.config import MOST_FIELDS
+from studio.errors import BadRequest, InvalidConfig, ResultBlocked
 from studio.providers._http.body import Answer
 from studio.providers._http.redact import Redactor
 from studio.providers._objects.parts import Entry
 from studio.providers._objects.text import decoded
+from studio.providers.mysql.values import _json as mysql_json
+from studio.providers.postgresql.values import _json as postgresql_json
+from studio.providers.redis.errors import TooLarge
 from studio.providers.redis.line import parse
+from studio.providers.redis.sessions import _Parser
 from studio.providers.rest.answer import body_of
 
 MANY = list(range(MAX_VALUES + 2))
@@ -59,3 +70,53 @@ async def test_an_object_of_too_many_values_is_text() -> None:
 def test_a_command_line_of_many_pieces_is_split_in_linear_time() -> None:
     line = parse("GET " + "'a'" * 30_000)
     assert len(line.arguments[1]) == 30_000
+
+
+def test_rows_that_are_kept_are_held_to_a_number_of_values_and_streamed_ones_are_not() -> None:
+    config = ProviderConfig()
+    columns = [Column(name=str(n), type="integer") for n in range(1_000)]
+    wide = Batch(columns, [tuple([1] * 1_000)] * 1_000)
+    kept, streamed = Caps(config, kept=True).take(wide), Caps(config).take(wide)
+    assert (len(kept.rows), kept.truncated) == (most_values(config.max_bytes) // 1_000, True)
+    assert (len(streamed.rows), streamed.truncated) == (1_000, False)
+    texts = Batch(columns[:1], [("a, b" * 50_000,)] * 10)
+    assert not Caps(config, kept=True).take(texts).truncated
+
+
+@pytest.mark.parametrize("decode", [mysql_json, postgresql_json])
+def test_a_column_of_json_with_too_many_values_is_given_as_its_text(decode: Any) -> None:
+    text = as_json(MANY).decode()
+    assert decode(text) == text
+    assert decode(as_json(MANY[:-3]).decode()) == MANY[:-3]
+
+
+def test_json_that_is_too_deep_for_its_long_numbers_is_text() -> None:
+    text = "[" * 5_000 + "12345678901234567" + "]" * 5_000
+    assert postgresql_json(text) == text
+
+
+async def test_a_reply_of_redis_has_no_more_elements_than_are_read() -> None:
+    async def read(count: int) -> None:
+        parser: Any = object.__new__(_Parser)
+        parser._stream, parser._reader, parser._read_size = asyncio.StreamReader(), hiredis.Reader(), 65_536
+        parser.left = 1 << 30
+        parser._stream.feed_data(b"*%d\r\n" % count + b"$1\r\n1\r\n" * count)
+        while parser._reader.gets() is False:
+            await parser.read_from_socket()
+
+    await read(MAX_VALUES - 1)
+    with pytest.raises(TooLarge):
+        await read(MAX_VALUES + 1)
+
+
+def test_a_body_has_no_more_values_than_are_taken() -> None:
+    assert json_object(as_json({"a": MANY[: MOST_VALUES - 2]}))
+    with pytest.raises(BadRequest, match="values"):
+        json_object(as_json({"a": MANY[: MOST_VALUES + 2]}))
+    assert json_object(as_json({"a": ["x" * 30] * 2 * MOST_VALUES}))
+
+
+def test_a_config_of_many_fields_is_refused_at_once() -> None:
+    with pytest.raises(InvalidConfig, match="fields") as caught:
+        ProviderConfig.parse({f"f{n}": n for n in range(MOST_FIELDS + 1)})
+    assert not caught.value.fields

@@ -18,7 +18,7 @@ from tests.upstreams.mariadb import Mariadb
 
 from studio.contract import Probe
 from studio.contract.values import EXACT_INTEGER, canonical
-from studio.errors import InvalidRequest, NotFound, PoolBusy, StudioError, Timeout, UpstreamError
+from studio.errors import InvalidRequest, NotFound, PoolBusy, ResultBlocked, StudioError, Timeout, UpstreamError
 from studio.providers.mysql import pool as pool_module
 from studio.providers.mysql.provider import Mysql
 from studio.testing.database import ServerConformance
@@ -432,6 +432,8 @@ async def test_wide_rows_stop_at_the_byte_cap(mariadb: Mariadb) -> None:
         assert (result.row_count, result.truncated) == (9, True)
         result = await call(provider, "query", query="SELECT REPEAT('x', 3000000)")
         assert (result.row_count, result.truncated) == (0, True)
+        with pytest.raises(ResultBlocked, match="max_bytes"):
+            await call(provider, "query", query="SELECT REPEAT('x', 15000000)")
         assert (await call(provider, "query", query="SELECT 1")).rows == [(1,)]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import orjson
 from starlette.responses import Response
 
+from studio.contract.bounds import too_many
 from studio.contract.deadline import Alarm, Deadline
 from studio.errors import BadRequest, TooLarge, TooSlow
 
@@ -26,6 +27,10 @@ _MAX_INTEGER = 2**63
 _LONG = re.compile(r"\d{19}")
 """Digits that may be an integer past 64 bits; of shorter ones none is, and the decoder's own way is quicker."""
 WATCH_AFTER_S = 0.01
+MOST_VALUES = 40_000
+"""Of a body up to the default of `max_body_bytes`: decoded and checked, a value takes hundreds of bytes."""
+_BYTES_A_VALUE = 25
+"""Of a larger one, which an operator allows: values as large as those of the default."""
 DEEPEST = 64
 """Levels of nesting that a body may have; a deeper one could exhaust the stack of whoever walks it."""
 _TOO_DEEP = f"is nested deeper than {DEEPEST} levels"
@@ -64,11 +69,13 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object (RFC 8259) as I-JSON (RFC 7493): UTF-8, no duplicate names, 64-bit integers.
 
     NUL characters, lone surrogates, NaN, Infinity and numbers beyond a double are refused as well:
-    they mean different things to different upstreams. So is nesting deeper than `DEEPEST`.
+    they mean different things to different upstreams. So is nesting deeper than `DEEPEST`, and more than `MOST_VALUES`.
 
     Raises:
         BadRequest: naming the field where there is one.
     """
+    if len(body) > MOST_VALUES and too_many(body, max(MOST_VALUES, len(body) // _BYTES_A_VALUE)):
+        raise BadRequest.at("body", f"has more than {MOST_VALUES:,} values; send fewer at a time")
     try:
         text = body.decode("utf-8")
         value = (_decode_wary if _LONG.search(text) else _decode)(text)

@@ -11,13 +11,15 @@ from typing import Any
 
 import orjson
 
+from studio.contract.bounds import marks, most_values, values_of
 from studio.contract.config import ProviderConfig
 from studio.contract.operation import Batch
-from studio.contract.values import size_of
 from studio.models import Column
 
 told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_rows", default=None)
 """Is told of each batch, as it is read, how many rows it has; for whoever shows progress."""
+
+_FEW = 4_096
 
 
 class Moments(Enum):
@@ -48,11 +50,13 @@ class Caps:
     """Holds the rows of one operation to a config's `max_rows` and `max_bytes`, batch by batch.
 
     `truncated` is exact: it is set only when a row past the cap was really there.
+    With `kept`, where all rows are, their values are held to a number too: each takes memory beyond its bytes.
     """
 
-    __slots__ = ("_bytes_left", "_columns", "_rows_left", "_tell", "_watch")
+    __slots__ = ("_bytes_left", "_columns", "_rows_left", "_tell", "_values_left", "_watch")
 
-    def __init__(self, config: ProviderConfig) -> None:
+    def __init__(self, config: ProviderConfig, *, kept: bool = False) -> None:
+        self._values_left = most_values(config.max_bytes) if kept else None
         self._rows_left, self._bytes_left, self._watch = config.max_rows, config.max_bytes, config.watch
         self._columns: list[Column] | None = None
         self._tell = told_of_rows.get()
@@ -69,8 +73,9 @@ class Caps:
         encoded = orjson.dumps(kept)
         # The rows' own bytes: without the brackets around the list and the commas between them.
         size = len(encoded) - taken - 1 if taken else 0
-        if size > self._bytes_left:
-            taken, size = _fitting(kept, self._bytes_left)
+        values = 0 if self._values_left is None else _values(encoded)
+        if size > self._bytes_left or (self._values_left is not None and values > self._values_left):
+            taken, size, values = _fitting(kept, self._bytes_left, self._values_left)
             kept = rows[:taken]
             encoded = orjson.dumps(kept)
         self._watch.check(encoded)
@@ -79,6 +84,8 @@ class Caps:
             self._watch.check_value(self._columns)
         self._bytes_left -= size
         self._rows_left -= taken
+        if self._values_left is not None:
+            self._values_left -= values
         if self._tell is not None:
             self._tell(taken)
         return Capped(batch.columns, kept, taken < len(rows), batch.documents, size)
@@ -95,12 +102,19 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
                 return
 
 
-def _fitting(rows: list[Any], room: int) -> tuple[int, int]:
-    """How many of the rows fit into `room` bytes, and their bytes."""
-    size = 0
+def _values(encoded: bytes) -> int:
+    """At least as many values as it holds; of a few bytes, as many as can be in them."""
+    return len(encoded) // 2 if len(encoded) < _FEW else marks(encoded)
+
+
+def _fitting(rows: list[Any], room: int, most: int | None) -> tuple[int, int, int]:
+    """How many of the rows fit into `room` bytes and have `most` values; their bytes and values."""
+    size = values = 0
     for number, row in enumerate(rows):
-        more = size_of(row)
-        if size + more > room:
-            return number, size
-        size += more
-    return len(rows), size
+        encoded = orjson.dumps(row)
+        more = 0 if most is None else values_of(encoded)
+        if size + len(encoded) > room or (most is not None and values + more > most):
+            return number, size, values
+        size += len(encoded)
+        values += more
+    return len(rows), size, values

@@ -117,6 +117,10 @@ BELOW = Overridable(
 )
 
 
+MOST_FIELDS = 200
+"""Of a config as it is given."""
+
+
 class ProviderConfig(BaseModel):
     """The fields that every provider has (`contract.md`). Unknown fields are refused."""
 
@@ -138,6 +142,8 @@ class ProviderConfig(BaseModel):
         Raises:
             InvalidConfig: with one entry a wrong field; values are never repeated.
         """
+        if len(raw) > MOST_FIELDS:  # there would be an error for each
+            raise InvalidConfig(f"the {prefix} has more than {MOST_FIELDS} fields, which no provider has")
         try:
             return cls.model_validate(dict(raw))
         except ValidationError as exc:

@@ -224,7 +224,7 @@ class Provider(ABC, Generic[ConfigT]):
         return result
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
-        result, rows, documents, size, caps = Result(), [], False, 0, Caps(self.config)
+        result, rows, documents, size, caps = Result(), [], False, 0, Caps(self.config, kept=True)
         try:
             async for batch in batches:
                 part = caps.take(batch)

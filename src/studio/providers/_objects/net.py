@@ -19,10 +19,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from studio.contract import Network, Probe, Stage
+from studio.contract.bounds import MAX_LISTED, too_many
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.web import Url
 from studio.errors import InvalidConfig, StudioError, Unreachable, UpstreamError
-from studio.providers._bounds import MAX_LISTED, too_many
 from studio.providers._objects.parts import TooSlow
 
 _MAX_CONTEXTS = 64

@@ -12,10 +12,10 @@ from itertools import accumulate
 from typing import Any
 
 from studio.contract import Column, canonical
+from studio.contract.bounds import MAX_VALUES, too_many
 from studio.contract.storage import StorageConfig
 from studio.contract.values import size_of
 from studio.errors import InvalidRequest, ResultBlocked, UpstreamError
-from studio.providers._bounds import MAX_VALUES, too_many
 from studio.providers._objects.parts import Entry, Page
 
 COLUMNS: list[Column] = [

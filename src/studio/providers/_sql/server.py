@@ -14,7 +14,7 @@ from studio.contract import sql as sqltext
 from studio.contract.database import Params, StatementWithParams
 from studio.contract.network import TlsContext, tls_context
 from studio.contract.values import size_of
-from studio.errors import InvalidConfig, InvalidRequest, StudioError
+from studio.errors import InvalidConfig, InvalidRequest, ResultBlocked, StudioError
 from studio.providers._sql.config import SqlServerConfig
 from studio.providers._tcp import Tcp
 
@@ -32,6 +32,19 @@ class Call:
     text: str
     names: tuple[str, ...] = ()
     values: list[Any] = field(default_factory=list)
+
+
+def most_of_row(max_bytes: int) -> int:
+    """Bytes of one row on the wire that are read: somewhat more than an answer may show, and 5 MiB in any case."""
+    return max(max_bytes, 4 << 20) * 5 // 4 + (1 << 17)
+
+
+def row_too_large() -> ResultBlocked:
+    """A row that no answer of this connector can hold."""
+    return ResultBlocked(
+        "a row is larger than max_bytes of this connector; select fewer columns or a part of the value, "
+        "or have max_bytes raised"
+    )
 
 
 def keep(result: Result, rows: list[tuple[Any, ...]], max_rows: int, room: int) -> int:

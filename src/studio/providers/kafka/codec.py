@@ -14,7 +14,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-LIMIT = 32 << 20
+LIMIT = 8 << 20
 """Bytes of one unpacked batch. Producers pack 16 KiB to 1 MiB unless told otherwise (batch.size)."""
 _START = 1 << 16
 _XERIAL = b"\x82SNAPPY\0"
@@ -80,7 +80,7 @@ def zstd_decode(payload: Any) -> bytes:
 
 
 def _into(unpack: Callable[[bytes, bytearray], int], raw: bytes) -> bytes:
-    """Unpack into a buffer, and into a larger one where it does not fit: making 32 MiB each time would cost 20 ms."""
+    """Unpack into a buffer, and into a larger one where it does not fit: making 8 MiB each time would cost 5 ms."""
     import cramjam
 
     size = max(_START, 16 * len(raw))

@@ -42,6 +42,9 @@ def _protocol(method: Method) -> Method:
 class Connection(Login):
     """One session's conversation with the server."""
 
+    max_row = MAX_ROW
+    """Bytes of one row that are read."""
+
     @_protocol
     async def run(self, sql: str) -> None:
         """One constant statement of ours that returns no rows."""
@@ -106,7 +109,7 @@ class Connection(Login):
         """The rows that have come by now, at least one unless it is over; and whether it is."""
         rows: list[tuple[Any, ...]] = []
         proto = self._proto
-        self.limit = MAX_ROW
+        self.limit = self.max_row
         while True:
             self._parse(plan, rows)
             if rows and not self._buffered():

@@ -18,6 +18,7 @@ from asyncmy.errors import MySQLError
 from asyncmy.protocol import MysqlPacket
 
 from studio.contract.network import TlsContext
+from studio.providers._sql.server import row_too_large
 from studio.providers.mysql.errors import Garbled, NoTls, Refused, from_server
 
 # asyncmy's stubs do not tell what a subclass sees.
@@ -118,6 +119,8 @@ class Login(_Connection):  # type: ignore[misc]
         if proto.length - proto.pos < 4:
             await self._fill_buffer(4)
         size = int.from_bytes(proto.buffer[proto.pos : proto.pos + 3], "little")
+        if size > self.limit > MAX_SMALL:
+            raise row_too_large()
         if size > self.limit:
             raise Garbled("the server sent more in one packet than is taken")
         if proto.length - proto.pos < size + 4:

@@ -27,7 +27,7 @@ from studio.contract import sql as sqltext
 from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.network import TlsContext
 from studio.errors import InvalidRequest, NotFound, StudioError
-from studio.providers._sql.server import Call, Endpoint, SqlServer
+from studio.providers._sql.server import Call, Endpoint, SqlServer, most_of_row
 from studio.providers.mysql import catalog, guard
 from studio.providers.mysql.config import MysqlConfig
 from studio.providers.mysql.errors import NoTls, login_error, work_error
@@ -163,6 +163,7 @@ class Mysql(SqlServer[MysqlConfig, guard.Verdict]):
                 tls=tls,
                 timeout=config.connect_timeout_s,
             )
+            conn.max_row = min(conn.max_row, most_of_row(config.max_bytes))
             await conn.connect()
             for statement in () if bare else setup(config, mariadb=conn.is_mariadb):
                 await conn.run(statement)

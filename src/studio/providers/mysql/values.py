@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from studio.contract.bounds import too_many_in
 from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical
 from studio.models import Column
@@ -77,21 +79,17 @@ def _bits(value: bytes) -> int | str:
     return canonical(int.from_bytes(value, "big"))  # type: ignore[no-any-return]
 
 
+_LONG_NUMBER = re.compile(r"\d{16}")
+
+
 def _json(text: Any) -> Any:
+    if too_many_in(text):
+        return text
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return text  # nothing keeps MariaDB from calling a text JSON that is none
-    return canonical(json.loads(text)) if _long_number(text) else value
-
-
-def _long_number(text: str) -> bool:
-    digits = 0
-    for char in text:
-        digits = digits + 1 if char.isdigit() else 0
-        if digits > 15:
-            return True
-    return False
+    return canonical(json.loads(text)) if _LONG_NUMBER.search(text) else value
 
 
 def _float(value: Any) -> Any:

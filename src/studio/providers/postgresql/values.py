@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from studio.contract.bounds import too_many_in
 from studio.contract.caps import Moments
 from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical, size_of
@@ -67,11 +68,13 @@ _LONG_NUMBER = re.compile(r"\d{16}")
 
 
 def _json(text: str) -> Any:
-    if _LONG_NUMBER.search(text):  # perhaps an integer that a JSON reader would not keep exact
-        return json.loads(text, parse_int=lambda digits: canonical(int(digits)) if len(digits) < 4000 else digits)
+    if too_many_in(text):
+        return text
     try:
+        if _LONG_NUMBER.search(text):  # perhaps an integer that a JSON reader would not keep exact
+            return json.loads(text, parse_int=lambda digits: canonical(int(digits)) if len(digits) < 4000 else digits)
         return orjson.loads(text)
-    except orjson.JSONDecodeError:  # deeper than orjson reads
+    except (orjson.JSONDecodeError, RecursionError):  # deeper than they read
         return text
 
 

@@ -57,7 +57,7 @@ class TooLarge(UpstreamError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the reply is larger than max_bytes of this connector; read it in parts "
+            "the reply is larger than max_bytes of this connector, or has more than 100,000 elements; read it in parts "
             "(scan, lrange with start and stop, HSCAN, SSCAN, ZRANGE, GETRANGE)"
         )
 

@@ -282,8 +282,8 @@ class Redis(DatabaseProvider[RedisConfig]):
         return await log_in(
             sock, tls, host=config.host, port=config.port, username=config.username,
             password=config.password.get_secret_value() if config.password else None, db=config.db,
-            # a reply of small elements is mostly protocol: up to about five bytes for each of theirs
-            limit=5 * config.max_bytes + (1 << 20),
+            # some more for the protocol's own bytes, and so that a list of large elements can be cut
+            limit=config.max_bytes * 5 // 4 + (1 << 20),
         )  # fmt: skip
 
 

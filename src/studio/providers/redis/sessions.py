@@ -20,6 +20,7 @@ from redis.asyncio.connection import Connection as _Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from studio.contract.bounds import MAX_VALUES
 from studio.contract.network import TlsContext
 from studio.providers._tcp import tls_failure
 from studio.providers.redis.errors import TooLarge, login_error
@@ -33,14 +34,16 @@ class _Parser(_AsyncHiredisParser):
     _stream: Any
     _reader: Any
     left = 1 << 20
+    elements: float = MAX_VALUES
 
     async def read_from_socket(self) -> bool:
-        """As in redis-py, up to `left` bytes. Raises TooLarge."""
+        """As in redis-py, up to `left` bytes and `elements`. Raises TooLarge."""
         buffer = await self._stream.read(self._read_size)
         if not buffer:
             raise redis.ConnectionError("closed")
         self.left -= len(buffer)
-        if self.left < 0:
+        self.elements -= buffer.count(b"\r\n") / 2  # each element has one line or two
+        if self.left < 0 or self.elements < 0:
             raise TooLarge
         self._reader.feed(buffer)
         return True
@@ -90,14 +93,14 @@ class Session:
     async def call(self, *arguments: Argument) -> Any:
         """Send one command and read its reply. Raises what redis-py raises, and TooLarge."""
         wire = self._wire
-        wire._parser.left = self._limit
+        self._allow()
         wire._writer.write(hiredis.pack_command(arguments))  # type: ignore[arg-type] # its stub takes one argument
         await wire._writer.drain()
         return await self._read()
 
     async def calls(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send several commands at once; the replies in order, refusals as exceptions in their place."""
-        self._wire._parser.left = self._limit
+        self._allow()
         self._wire._writer.write(b"".join(hiredis.pack_command(tuple(command)) for command in commands))  # type: ignore[arg-type]
         await self._wire._writer.drain()
         replies: list[Any] = []
@@ -107,6 +110,9 @@ class Session:
             except redis.ResponseError as exc:
                 replies.append(exc)
         return replies
+
+    def _allow(self) -> None:
+        self._wire._parser.left, self._wire._parser.elements = self._limit, MAX_VALUES
 
     async def _read(self) -> Any:
         try:

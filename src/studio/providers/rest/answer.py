@@ -9,10 +9,10 @@ import math
 import re
 from typing import Any
 
+from studio.contract.bounds import MAX_VALUES, first_values, too_many
 from studio.contract.values import EXACT_INTEGER
 from studio.errors import ResultBlocked, UpstreamError
 from studio.models import Result
-from studio.providers._bounds import MAX_VALUES, first_values, too_many
 from studio.providers._http.body import Answer
 from studio.providers._http.redact import Redactor, mapped
 

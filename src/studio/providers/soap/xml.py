@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from lxml import etree
 
-from studio.providers._bounds import MAX_VALUES, too_many
+from studio.contract.bounds import MAX_VALUES, too_many
 
 Element: TypeAlias = Any
 """An element of lxml, which has no types of its own."""

@@ -13,23 +13,42 @@ MAX_VALUES = 100_000
 MAX_LISTED = 50_000
 """Elements of XML, and values of a service's own lists: a thousand rows have 30,000 at most, and drivers keep several
 forms of each."""
+_FEW = 1_000
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MARK = re.compile(rb"[,\[{]")
 
 
-def too_many(body: bytes, most: int = MAX_VALUES) -> bool:
-    """Whether JSON holds more values than `most`, or XML more elements than `MAX_LISTED`.
+def too_many(body: bytes, most: int | None = None) -> bool:
+    """Whether JSON holds more values than `most` (`MAX_VALUES`), or XML more elements than `MAX_LISTED`.
 
     Commas inside of texts do not count, unless there are as many texts.
     """
     if body.count(b"<") > 2 * MAX_LISTED and body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return True
-    count = _marks(body)
+    count, most = marks(body), MAX_VALUES if most is None else most
     if count <= most:
         return False
     if body.count(b'"') > 4 * most:
         return True
-    return count - sum(_marks(found[0]) for found in _TEXT.finditer(body)) > most
+    return count - _in_texts(body) > most
+
+
+def too_many_in(text: str) -> bool:
+    """`too_many` for JSON that is text already: of a column, and given as the text that it is where it has more."""
+    if text.count(",") + text.count("[") + text.count("{") <= MAX_VALUES:
+        return False
+    return too_many(text.encode())
+
+
+def most_values(max_bytes: int) -> int:
+    """How many values the rows of one answer may hold that is kept as a whole: 262,144 at the default cap."""
+    return max(MAX_VALUES, max_bytes // 16)
+
+
+def values_of(row: bytes) -> int:
+    """How many values one row has, as JSON. A few commas of its texts may count."""
+    count = marks(row)
+    return count if count < _FEW else count - _in_texts(row)
 
 
 def first_values(body: bytes) -> bytes:
@@ -38,5 +57,10 @@ def first_values(body: bytes) -> bytes:
     return body if last is None else body[: last.start()]
 
 
-def _marks(body: bytes) -> int:
+def marks(body: bytes) -> int:
+    """How often something opens or separates values, commas of texts included."""
     return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
+def _in_texts(body: bytes) -> int:
+    return sum(marks(found[0]) for found in _TEXT.finditer(body))
