@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -14,12 +16,13 @@ from typing import Any
 import aiohttp
 import jwt
 
+from studio.contract import network
 from studio.models import Effect
 from studio.providers._http import gate as http_gate
 from studio.providers.mysql import pool as mysql
 from studio.providers.postgresql import pool as postgresql
 from studio.providers.sqlite import process as sqlite
-from studio.services import issuer, planning
+from studio.services import issuer, planning, sessions
 
 _decode, _loads = jwt.decode, json.loads
 
@@ -312,3 +315,43 @@ def no_deadline(_self: Any) -> asyncio.Timeout:
 def all_rows(rows: list[Any], *_: Any) -> tuple[int, int, int]:
     """How many rows fit, and their bytes."""
     return len(rows), 0, 0
+
+
+# -- more -----------------------------------------------------------------------------------------
+
+
+def mode_600(self: Any, **more: Any) -> Any:
+    """A file's state, in which nobody but its owner may read it."""
+    found = os.stat(self, **more)
+    return os.stat_result((found.st_mode & ~0o077, *found[1:]))
+
+
+_tls = network.tls_context
+
+
+def trusting(host: str | None, **more: Any) -> Any:
+    """A TLS context that takes any certificate."""
+    return _tls(host, **{**more, "verify": False, "check_hostname": False})
+
+
+def one_for_all(_connector_id: str, version: int, override: str) -> sessions.SessionKey:
+    """A key of sessions that all connectors share."""
+    return sessions.SessionKey("all", version, override)
+
+
+def as_typed(text: str) -> tuple[str, str]:
+    """A secret from the command line."""
+    name, _, value = text.partition("=")
+    return name, value
+
+
+zeros = SimpleNamespace(urandom=bytes)
+"""A source of random bytes that everybody can tell."""
+
+
+def without_a_key(_self: Any, *parts: Any) -> str:
+    """A hash that anybody can make."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+plain_json = json.loads
