@@ -8,7 +8,6 @@ all parts that are there; a run with `--only` does so with `--keep`, and prints 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from bench.parts import Part, Table, keep, kept
 from bench.peers import scenarios
 from bench.peers.scenarios import wanted
 from bench.runner import Outcome, pair
+from studio.loop import run
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
@@ -61,10 +61,10 @@ def parts(only: list[str], rounds: int, seconds: float) -> Iterator[Part]:
         if name in TABLES:
             yield Part(name, 1, 0, tables=TABLES[name]())
         elif name in governed.CASES:
-            yield Part(name, rounds, seconds / 2, small=[asyncio.run(small(name, rounds, seconds / 2))])
+            yield Part(name, rounds, seconds / 2, small=[run(small(name, rounds, seconds / 2))])
         elif name in throughput.CASES:
             few = max(1, rounds // 5)
-            yield Part(name, few, 0, whole=asyncio.run(whole(name, few)))
+            yield Part(name, few, 0, whole=run(whole(name, few)))
 
 
 def main() -> None:

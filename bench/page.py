@@ -13,7 +13,8 @@ from bench.peers.streams import Stream
 from bench.runner import Outcome
 
 DRIVERS = (
-    "asyncpg", "asyncmy", "apsw", "redis", "pymongo", "aiohttp", "uvicorn", "httptools", "sqlalchemy", "pyarrow",
+    "asyncpg", "asyncmy", "apsw", "redis", "pymongo", "aiohttp", "uvicorn", "uvloop", "httptools", "sqlalchemy",
+    "pyarrow",
 )  # fmt: skip
 GOALS = {
     "1 row, 1 caller": {"Toolbox": 1.0, "DBHub": 4, "naive": 25, "asyncpg": 0.5},
