@@ -173,6 +173,7 @@ async def seed(service: ConnectorService, count: int, raw: dict[str, Any] | None
     for table, make in ((connectors, connector), (connector_instances, instance)):
         await _fill(core.database, table, (make(number) for number in range(count)))
     await core.database.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
+    return first
 
 
 async def _fill(database: Any, table: Table, rows: Iterator[dict[str, Any]]) -> None:

@@ -104,14 +104,16 @@ def _column(field: ipc.Field, values: Sequence[Any]) -> ipc.Column:
     Raises:
         UpstreamError: a value is not one of the type.
     """
-    nulls, valid = values.count(None), b""
-    if nulls:
-        valid = _bits(bytes([value is not None for value in values]))
     write, nothing = _WRITERS.get(field.type.name) or (_numbers(_CODES[field.type.name]), 0)
     try:
-        return ipc.Column(
-            nulls, [valid, *write([nothing if one is None else one for one in values] if nulls else values)]
-        )
+        try:
+            return ipc.Column(0, [b"", *write(values)])
+        except TypeError:  # no writer takes a null
+            nulls = values.count(None)
+            if not nulls:
+                raise
+        valid = _bits(bytes([value is not None for value in values]))
+        return ipc.Column(nulls, [valid, *write([nothing if one is None else one for one in values])])
     except (ValueError, TypeError, OverflowError, struct.error) as exc:
         raise UpstreamError(
             f"a value of column {field.name!r} does not fit Arrow's {field.type}: cast the column to text in the query"
@@ -147,6 +149,8 @@ def _texts(values: Sequence[Any]) -> list[bytes]:
     try:
         whole = "".join(values)
     except TypeError:
+        if None in values:
+            raise
         return _texts([one if isinstance(one, str) else orjson.dumps(one).decode() for one in values])
     content = whole.encode()
     if len(content) == len(whole):
@@ -173,7 +177,7 @@ def _moments(epoch: datetime) -> Writer:
         try:
             return [array("q", values).tobytes()]  # whole microseconds, where the provider has them
         except TypeError:
-            return [array("q", [micros(one) for one in values]).tobytes()]
+            return [array("q", list(map(micros, values))).tobytes()]
 
     return write
 
