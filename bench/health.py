@@ -1,6 +1,6 @@
 """The queue of health probes with a thousand and with a million connectors: what one claim costs.
 
-    python -m bench.health [ROWS] [--plans]
+    python -m bench.health [ROWS [STORE …]] [--plans]
 
 A claim is made about once a second by each process, whether anything is due or not.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -57,14 +58,16 @@ CASES = (
 )
 
 
-def run(large: int = LARGE, *, plans: bool = False) -> list[tuple[str, str, list[list[str]]]]:
+def run(
+    large: int = LARGE, *, stores: Sequence[str] = ("SQLite", "PostgreSQL"), plans: bool = False
+) -> list[tuple[str, str, list[list[str]]]]:
     """A table: store, case, ms of one claim at both sizes."""
     lines = [["store", "in the queue", f"at {SMALL:,}, ms", f"at {large:,}, ms"]]
     with ExitStack() as stack:
         server = Postgres()
         stack.callback(server.close)
         server.start()
-        for name in ("SQLite", "PostgreSQL"):
+        for name in stores:
             times: dict[int, dict[str, float]] = {}
             for count in (SMALL, large):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -97,6 +100,7 @@ async def _measured(settings: Settings, count: int, *, plans: bool) -> dict[str,
                 for one, _connector in claimed:
                     await probe_queue.put_back(database, one, one.due_at)
             times[case.name] = statistics.median(taken)
+            print(f"    {times[case.name]:.2f} ms", file=sys.stderr, flush=True)
         return times
 
 
@@ -181,7 +185,8 @@ async def _plans(database: Database, case: Case) -> None:
 
 if __name__ == "__main__":
     given = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    for title, note, rows in run(int(given[0]) if given else LARGE, plans="--plans" in sys.argv):
+    count, *stores = given or [str(LARGE)]
+    for title, note, rows in run(int(count), stores=stores or ("SQLite", "PostgreSQL"), plans="--plans" in sys.argv):
         print(f"\n{title}. {note}")
         for row in rows:
             print(" | ".join(row))
