@@ -6,9 +6,25 @@ from functools import partial
 from typing import Any
 
 from tests.attack.served import LIMITS, Bounds, Served
+from tests.servers import Postgres
 from tests.upstreams.mariadb import Mariadb
 from tests.upstreams.redis import Redis
 
+POSTGRESQL = {
+    "one value": "SELECT repeat('x', 200000000)",
+    "one row": "SELECT " + ", ".join(["repeat('x', 10000000)"] * 20),
+    "large rows": "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)",
+    "small rows": "SELECT n FROM generate_series(1, 1000000) n",
+    "bytes": "SELECT decode(repeat('00', 30000000), 'hex')",
+    "small values of JSON": "SELECT ('[' || repeat('{},', 1300000) || '{}]')::json",
+    "long numbers of JSON": "SELECT ('[' || repeat('12345678901234567,', 200000) || '1]')::json",
+    "one long number of JSON": "SELECT repeat('1', 4000000)::json",
+    "deep JSON": "SELECT (repeat('[', 5000) || repeat(']', 5000))::json",
+    "deep JSON of long numbers": "SELECT (repeat('[', 5000) || '12345678901234567' || repeat(']', 5000))::json",
+    "number": "SELECT (repeat('9', 130000))::numeric",
+    "array": "SELECT array_agg(n) FROM generate_series(1, 1000000) n",
+    "columns": "SELECT " + ", ".join(["n"] * 1600) + " FROM generate_series(1, 1000) n",
+}
 MARIADB = {
     "one value": "SELECT REPEAT('x', 15000000)",
     "one row": "SELECT " + ", ".join(["REPEAT('x', 3000000)"] * 5),
@@ -53,6 +69,10 @@ async def held(served: Served, kind: str, config: dict[str, Any], one: str, bomb
     for name, query in bombs.items():
         await bounds.hold(name, partial(served.query, made, query))
     assert not bounds.broken
+
+
+async def test_no_row_of_postgresql_takes_more(served: Served, postgres: Postgres) -> None:
+    await held(served, "postgresql", postgres.config(), "SELECT 1, '{}'::json, array[1]", POSTGRESQL)
 
 
 async def test_no_row_of_mysql_takes_more(served: Served, mariadb: Mariadb) -> None:

@@ -20,7 +20,7 @@ from tests.servers import Postgres
 
 from studio.contract import Probe
 from studio.contract.values import EXACT_INTEGER, canonical
-from studio.errors import InvalidRequest, NotFound, PoolBusy, StudioError, Timeout, UpstreamError
+from studio.errors import InvalidRequest, NotFound, PoolBusy, ResultBlocked, StudioError, Timeout, UpstreamError
 from studio.providers.postgresql import pool as pool_module
 from studio.providers.postgresql import values as values_module
 from studio.providers.postgresql import work as work_module
@@ -681,3 +681,14 @@ def test_the_preambles_tag_is_no_tag_of_a_query() -> None:
     """`Session.first` tells by it whether a portal is exhausted."""
     assert pool_module.PREAMBLE_TAG == b"BEGIN"
     assert math.isfinite(pool_module.LINGER_S)
+
+
+async def test_an_answer_that_is_larger_than_is_read_is_asked_for_in_smaller_parts(
+    postgres: Postgres, database: str
+) -> None:
+    async with open_provider(Postgresql, postgres.config(database=database)) as provider:
+        result = await call(provider, "query", query="SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
+        assert (result.row_count, result.truncated) == (4, True)
+        with pytest.raises(ResultBlocked, match="max_bytes"):
+            await call(provider, "query", query="SELECT repeat('x', 9000000)")
+        assert (await call(provider, "query", query="SELECT 1")).rows == [(1,)]

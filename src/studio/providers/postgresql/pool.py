@@ -19,6 +19,7 @@ from typing import Any
 
 from studio.contract.caps import Moments
 from studio.providers._sql.pool import SqlPool, SqlSession
+from studio.providers._sql.server import row_too_large
 from studio.providers.postgresql.values import Plan, moments_as
 from studio.providers.postgresql.wire import ROLLBACK, parse, run
 
@@ -121,13 +122,26 @@ class Session(SqlSession):
 
     async def first(self, plan: Plan, values: list[Any], limit: int) -> tuple[list[Any], bytes, bool]:
         """Bind and fetch up to `limit` rows: records, command tag, and whether that was all."""
-        records, tag, done = await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)
+        try:
+            records, tag, done = await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)
+        except Exception:
+            self._too_large()
+            raise
         # The end of the preamble looks to asyncpg like the end of the statement; its tag tells the two apart.
         return records, tag, len(records) < limit or (done and tag != PREAMBLE_TAG)
 
     async def more(self, plan: Plan, limit: int) -> tuple[list[Any], bytes, bool]:
         """The next rows of what `first` began."""
-        return await self.conn._protocol.execute(plan.state, "", limit, True, None)  # type: ignore[no-any-return]
+        try:
+            return await self.conn._protocol.execute(plan.state, "", limit, True, None)  # type: ignore[no-any-return]
+        except Exception:
+            self._too_large()
+            raise
+
+    def _too_large(self) -> None:
+        """Raises ResultBlocked where an answer was larger than is read, which cost the connection."""
+        if self.conn._transport.room < 0:
+            raise row_too_large() from None
 
     async def commit(self) -> bool:
         """Commit; False where the server rolled back instead."""

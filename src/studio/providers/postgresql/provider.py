@@ -19,7 +19,7 @@ from studio.contract import sql as sqltext
 from studio.contract.database import Params, SchemaName, Sql, StatementWithParams, TableName
 from studio.contract.network import TlsContext
 from studio.errors import AuthFailed, NotFound, StudioError, Unreachable
-from studio.providers._sql.server import Call, Endpoint, SqlServer
+from studio.providers._sql.server import Call, Endpoint, SqlServer, most_of_row
 from studio.providers._tcp import Dialling
 from studio.providers.postgresql import catalog, guard
 from studio.providers.postgresql.config import PostgresqlConfig
@@ -165,7 +165,7 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         from studio.providers.postgresql.driver import Connection, asyncpg, prepare_codecs
 
         config = self.config
-        loop = GuardedLoop(asyncio.get_running_loop(), self.network, dialling)
+        loop = GuardedLoop(asyncio.get_running_loop(), self.network, dialling, most_of_row(config.max_bytes))
         settings = {**SETTINGS, **limits(config.timeout_s), "application_name": config.application_name}
         if config.schema:
             settings["search_path"] = catalog.quoted(config.schema)

@@ -61,32 +61,39 @@ class Channel:
     """A transport that sends what lies in `ahead` in front of the next message, as one packet with it.
 
     asyncpg's protocol and our session share it: what asyncpg writes next is what the preamble is for.
+    `room` is how many bytes may still come as the answer to what was written last; below zero it is over.
     """
 
     def __init__(self, transport: Any, guard: GuardedLoop) -> None:
         self._transport = transport
         self._guard = guard
         self.ahead = b""
+        self.room = guard.most
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: Any) -> None:
         """Send `data`; what waited in `ahead` leaves with it, in one packet."""
+        self.room = self._guard.most
         if self.ahead:
             data, self.ahead = self.ahead + bytes(data), b""
         self._transport.write(data)
 
     def set_protocol(self, protocol: Any) -> None:
         """asyncpg calls this after a TLS handshake, with the protocol that will log in."""
-        self._transport.set_protocol(_LoginGate(protocol, self._guard, self._transport, tls=True))
+        self._transport.set_protocol(_LoginGate(protocol, self._guard, self._transport, self, tls=True))
 
 
 class GuardedLoop:
-    """The event loop for one asyncpg connection: dials only what the network permits, judges log-ins."""
+    """The event loop for one asyncpg connection: dials only what the network permits, judges log-ins.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, dialling: Dialling) -> None:
+    An answer has `most` bytes at most: asyncpg would keep whatever comes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, dialling: Dialling, most: int) -> None:
         self._loop = loop
+        self.most = most
         self._network = network
         self._dialling = dialling
         self.refusal: Refused | None = None
@@ -113,15 +120,40 @@ class GuardedLoop:
         return _LoginGate(protocol, self) if hasattr(protocol, "get_server_pid") else protocol
 
 
-class _LoginGate(asyncio.Protocol):
-    """Passes whole messages on until AuthenticationOk, then steps aside."""
+class _Meter(asyncio.Protocol):
+    """Passes everything on, and ends the connection where an answer is larger than is read."""
 
-    def __init__(self, inner: Any, guard: GuardedLoop, transport: Any = None, *, tls: bool = False) -> None:
+    def __init__(self, inner: Any, channel: Channel) -> None:
+        self.inner, self.channel = inner, channel
+        self.connection_lost = inner.connection_lost  # type: ignore[method-assign]
+        self.pause_writing, self.resume_writing = inner.pause_writing, inner.resume_writing  # type: ignore[method-assign]
+        self.eof_received = inner.eof_received  # type: ignore[method-assign]
+
+    def data_received(self, data: bytes) -> None:
+        self.channel.room -= len(data)
+        if self.channel.room < 0:
+            self.channel.abort()
+        else:
+            self.inner.data_received(data)
+
+
+class _LoginGate(asyncio.Protocol):
+    """Passes whole messages on until AuthenticationOk, then steps aside for a meter."""
+
+    def __init__(
+        self,
+        inner: Any,
+        guard: GuardedLoop,
+        transport: Any = None,
+        channel: Channel | None = None,
+        *,
+        tls: bool = False,
+    ) -> None:
         self.inner = inner
         self.guard = guard
         self.transport = transport
         self.tls = tls
-        self.channel: Channel | None = None
+        self.channel = channel
         self._held = b""
 
     def connection_made(self, transport: Any) -> None:
@@ -150,7 +182,8 @@ class _LoginGate(asyncio.Protocol):
             if kind == b"R" and (reason := self._judge(whole[5:])):
                 return self._refuse(Refused(reason))
             if kind == b"R" and whole[5:9] == b"\0\0\0\0":
-                self.transport.set_protocol(self.inner)
+                assert self.channel is not None
+                self.transport.set_protocol(_Meter(self.inner, self.channel))
                 return self.inner.data_received(whole + self._held)  # type: ignore[no-any-return]
             self.inner.data_received(whole)
         return None

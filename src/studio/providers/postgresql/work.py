@@ -8,7 +8,7 @@ from typing import Any
 
 from studio.contract import Batch, ProviderConfig, Result
 from studio.contract.caps import Moments, moments
-from studio.errors import FieldError, InvalidRequest, UpstreamError
+from studio.errors import FieldError, InvalidRequest, ResultBlocked, UpstreamError
 from studio.providers._sql.server import Call, keep
 from studio.providers.postgresql.errors import doubtful, from_server, parameter_of, said, stale
 from studio.providers.postgresql.guard import Verdict
@@ -19,6 +19,8 @@ BATCH_BYTES = 1 << 20
 BATCH_ROWS = 4_096
 """More rows at a time would hold the event loop for longer than 10 ms while they are decoded."""
 
+FEW_ROWS = 16
+"""Asked for where more rows at once were too large."""
 RETRY_WITHIN_S = 0.1
 """A session that dies this soon was dead before; later, somebody ended what it was doing."""
 
@@ -78,6 +80,17 @@ class Reading:
             self._pool.release(session, self._end)
 
     async def _begin(self) -> Rows:
+        """The first rows; fewer of them where so many are more than is read."""
+        while True:
+            try:
+                return await self._begun()
+            except ResultBlocked:
+                if self._limit == 1:
+                    raise
+                self._limit = FEW_ROWS if self._limit > FEW_ROWS else 1
+                self.ended = False
+
+    async def _begun(self) -> Rows:
         """The first rows; once more on a new session where an old one turns out to be dead or outdated."""
         for fresh in (False, True):
             session = self._pool.at_once() if not fresh else None
@@ -110,7 +123,7 @@ class Reading:
 
 
 def _next_limit(last: int, rows: Sequence[tuple[Any, ...]]) -> int:
-    return max(16, min(BATCH_ROWS, last * 8, int(BATCH_BYTES / max(1.0, width(rows)))))
+    return max(1, min(BATCH_ROWS, last * 8, int(BATCH_BYTES / max(1.0, width(rows)))))
 
 
 async def _run(
