@@ -18,6 +18,7 @@ from studio.errors import EgressDenied, StudioError, Unreachable, UpstreamError
 from studio.providers import load
 from studio.providers._aws import session as aws_session
 from studio.providers._objects import net as objects_net
+from studio.providers.s3.rights import open_to
 from studio.security.egress import Egress
 from studio.testing.harness import call, open_provider
 from studio.testing.storage_rogue import Rogue, answering, repeated
@@ -170,6 +171,30 @@ async def test_the_address_that_is_dialled_is_judged_again(monkeypatch: pytest.M
         async with open_provider(S3, config, network=Rebinding(private_open=False)) as provider:
             await call(provider, "list")
         assert sink.connections == 1
+
+
+async def test_what_strangers_may_do_with_a_bucket_is_listed_where_that_may_be_asked() -> None:
+    acl = (
+        b'<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><AccessControlList><Grant>'
+        b'<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="Group">'
+        b"<URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant><Grant>"
+        b'<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>owner</ID></Grantee>'
+        b"<Permission>FULL_CONTROL</Permission></Grant></AccessControlList></AccessControlPolicy>"
+    )
+    public = b"<PolicyStatus><IsPublic>true</IsPublic></PolicyStatus>"
+    refused = b"<Error><Code>AccessDenied</Code></Error>"
+    for answers, expected in (
+        ((refused, refused), []),
+        ((acl, public), ["ACL of the bucket: READ for everybody", "bucket policy: it is public"]),
+    ):
+        status = 403 if answers[0] is refused else 200
+        async with Rogue(answering(status, answers[0])) as server:
+            config = {"bucket": "abc", "endpoint_url": server.url, "access_key_id": "AK", "secret_access_key": "canary"}
+            async with open_provider(S3, config) as provider:
+                heard = await open_to(provider._client, "abc")
+                server.behaviour = answering(status, answers[1])
+                heard += await open_to(provider._client, "abc")
+        assert list(dict.fromkeys(heard)) == expected
 
 
 @pytest.mark.server

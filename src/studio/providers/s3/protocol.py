@@ -18,6 +18,7 @@ from studio.errors import Conflict, NotFound, StudioError, UpstreamError
 from studio.providers._objects.parts import Content, Entry, Page, content_range
 from studio.providers._objects.verbs import ObjectProvider
 from studio.providers.s3.errors import error_of
+from studio.providers.s3.rights import open_to
 
 if TYPE_CHECKING:
     from studio.providers._aws.session import Access
@@ -204,7 +205,7 @@ class S3Provider(ObjectProvider[ConfigT]):
             writes = {"NoSuchUpload": True, "AccessDenied": False, "403": False}.get(code)
         return {
             "enforced_by": "account" if writes is False else "service",
-            "excess": ["s3:PutObject"] if writes else [],
+            "excess": [*(["s3:PutObject"] if writes else []), *await open_to(self._client, self.bucket)],
             "grant": [self._least()],
             "detail": "whether the account may delete cannot be told without deleting"
             if writes is not None
