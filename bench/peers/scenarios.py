@@ -82,7 +82,7 @@ class _Spread:
     """Studio with requests spread over many connectors, each with a session of its own."""
 
     def __init__(self, studio: Studio, number: int) -> None:
-        self._studio, self._number = studio, number
+        self._studio, self.number = studio, number
         self.name = f"{number} connectors in use"
 
     def can(self, work: Work) -> bool:
@@ -91,7 +91,7 @@ class _Spread:
     def measure(self, work: Work, seconds: float) -> Any:
         request = self._studio.request(work)
         assert request is not None
-        path = request.path.replace("/events/", f"/@alias{self._number}/")
+        path = request.path.replace("/events/", f"/@alias{self.number}/")
         return self._studio.load(type(request)(path, request.template, request.headers), work.callers, seconds)
 
 
@@ -106,9 +106,10 @@ def _many_pools(ours: Studio, count: int, seconds: float) -> list[Row]:
 
 
 def _settle(one: _Spread) -> None:
-    """Load it until it gets no faster: every worker has opened its pools then."""
-    last, now = 0.0, 1.0
-    for _ in range(20):
+    """Load it until each worker has opened its pools: several requests for each, and no faster any more."""
+    made, now = 0.0, 1.0
+    for _ in range(25):
         last, now = now, one.measure(Work(1, 16), 4).per_s
-        if now < last * 1.2:
+        made += 4 * now
+        if made > 6 * one.number and now < last * 1.2:
             return
