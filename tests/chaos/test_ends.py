@@ -33,6 +33,7 @@ async def test_calls_of_mcp_end(cluster: Cluster, upstream: Upstream, scale: int
         answered = time.monotonic()
         for text in await asyncio.gather(*running):
             assert "taken away" in text
+        await upstream.runs(0)
         measured([upstream.ended[path] - answered for path in paths])
 
 
