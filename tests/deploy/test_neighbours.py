@@ -22,14 +22,12 @@ from typing import Any
 
 import pytest
 from tests.deploy.test_backup import environment_of
-from tests.servers import Postgres, free_port
+from tests.servers import Postgres, fetch, free_port
 
 from studio.store import migrations
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from studio.cli import main; main()"
-
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def git(*arguments: str) -> bytes | None:
@@ -67,7 +65,7 @@ class Replica:
             f"{self.base}/api/v1{path}", method=method, data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
         )  # fmt: skip
-        with DIRECT.open(request, timeout=30) as answer:
+        with fetch(request, timeout=30) as answer:
             return json.loads(answer.read())
 
     def status(self, path: str) -> int:
@@ -98,7 +96,7 @@ def serving(source: Path, environment: dict[str, str], key: str) -> Iterator[Rep
         while True:
             assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
             try:
-                DIRECT.open(f"http://127.0.0.1:{port}/readyz", timeout=5).read()
+                fetch(f"http://127.0.0.1:{port}/readyz", timeout=5).read()
                 break
             except OSError:
                 assert time.monotonic() < deadline, "it does not become ready"
