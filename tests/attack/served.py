@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -76,6 +76,17 @@ def _told(pid: int | str, what: str) -> str:
         return ""
 
 
+class Waited(NamedTuple):
+    """Seconds without a processor: the server's and this process's."""
+
+    server: float
+    own: float
+
+    def since(self, before: Waited) -> float:
+        """The longer of the two waits: they may have been at one time."""
+        return max(self.server - before.server, self.own - before.own)
+
+
 @dataclass
 class Served:
     """A running server, by its process, and an administrator's way in."""
@@ -108,9 +119,10 @@ class Served:
         """Let `most` begin anew (proc(5), clear_refs)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
-    def kept_waiting(self) -> float:
+    def kept_waiting(self) -> Waited:
         """Seconds that its event loop's thread, and this process's, were ready to run and had no processor."""
-        return sum(int(_told(pid, f"task/{pid}/schedstat").split()[1]) for pid in (self.pid, os.getpid())) / 1e9
+        found = (int(_told(pid, f"task/{pid}/schedstat").split()[1]) / 1e9 for pid in (self.pid, os.getpid()))
+        return Waited(*found)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -141,7 +153,7 @@ class Served:
             async with sent as reply:
                 text = await reply.text()
             seconds = time.monotonic() - start
-            excused = self.kept_waiting() - max(waited, seen["waited_at_deadline"])
+            excused = self.kept_waiting().since(seen["waited_at_deadline"] or waited)
         late = max(0.0, seconds - DEADLINE_S - excused) if seconds > DEADLINE_S else 0.0
         before = min(self.warmed or 1 << 60, seen["before"])
         rise = self.most() - before + seen["workers"]
@@ -150,7 +162,7 @@ class Served:
     @asynccontextmanager
     async def _watched(self, start: float) -> AsyncIterator[dict[str, Any]]:
         before = self.workers()
-        seen: dict[str, Any] = {"before": self.resident(), "workers": 0, "held": 0.0, "waited_at_deadline": 0.0}
+        seen: dict[str, Any] = {"before": self.resident(), "workers": 0, "held": 0.0, "waited_at_deadline": None}
 
         async def memory() -> None:
             while True:
@@ -167,7 +179,7 @@ class Served:
                 async with self.beside.get("/healthz") as reply:
                     await reply.read()
                 took = time.monotonic() - began
-                seen["held"] = max(seen["held"], took - (self.kept_waiting() - waited))
+                seen["held"] = max(seen["held"], took - self.kept_waiting().since(waited))
                 await asyncio.sleep(0.005)
 
         async with asyncio.TaskGroup() as tasks:

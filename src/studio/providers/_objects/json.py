@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -9,9 +10,10 @@ from contextlib import aclosing
 from typing import Any
 
 from studio.contract import Batch, Column, ProviderConfig, canonical
+from studio.contract.bounds import MAX_VALUES, too_many_in
 from studio.contract.sql import unique_names
 from studio.errors import InvalidRequest
-from studio.providers._objects.parts import record_too_long
+from studio.providers._objects.parts import MAX_COLUMNS, record_too_long, too_many_parts
 
 _FIRST = 1000
 """Objects that are looked at for the columns."""
@@ -115,6 +117,8 @@ async def _values(
             values, rest = split.split(rest + decoder.decode(chunk), final=False)
             if len(rest) > limit:
                 raise record_too_long()
+            if too_many_in(rest):
+                raise too_many_parts()
             yield values
         values, _ = split.split(rest + decoder.decode(b"", final=True), final=True)
     except UnicodeDecodeError:
@@ -127,21 +131,38 @@ async def _tabled(groups: AsyncGenerator[list[Any], None], max_rows: int) -> Asy
     async with aclosing(groups):
         first: list[Any] = []
         ended = True
+        size = 0
         async for values in groups:
             first += values
-            if len(first) > min(max_rows, _FIRST):
+            size += sum(map(_parts, values))
+            if len(first) > min(max_rows, _FIRST) or size > MAX_VALUES:
                 ended = False
                 break
         names = list(dict.fromkeys(name for value in first if isinstance(value, dict) for name in value))
+        if len(names) > MAX_COLUMNS:
+            names, ended = names[:MAX_COLUMNS], False
         if not all(isinstance(value, dict) for value in first):
             names.append("value")
         columns: list[Column] = [{"name": name, "type": "json"} for name in unique_names(names)]
         known = frozenset(names)
         if not ended:
             columns.append({"name": unique_names([*names, MORE])[-1], "type": "json"})
-        yield Batch(columns, [_row(value, names, known, not ended) for value in first])
+        some = max(1, MAX_VALUES // max(1, len(columns)))
+        for at in range(0, max(1, len(first)), some):
+            await asyncio.sleep(0)  # so many values are as much work as others shall wait for
+            yield Batch(columns, [_row(value, names, known, not ended) for value in first[at : at + some]])
+        first.clear()
         async for values in groups:
-            yield Batch(columns, [_row(value, names, known, True) for value in values])
+            for at in range(0, len(values), some):
+                yield Batch(columns, [_row(value, names, known, True) for value in values[at : at + some]])
+
+
+def _parts(value: Any) -> int:
+    """Of a value, roughly how many it holds: its own members and theirs."""
+    if not isinstance(value, dict | list):
+        return 1
+    inner = value.values() if isinstance(value, dict) else value
+    return len(value) + sum(len(item) for item in inner if isinstance(item, dict | list))
 
 
 def _row(value: Any, names: list[str], known: frozenset[str], more: bool) -> tuple[Any, ...]:

@@ -85,6 +85,20 @@ def content_range(header: str | None, content_length: int | str | None) -> tuple
     return 0, int(text)
 
 
+MAX_COLUMNS = 4_096
+"""Of an object that is read as rows."""
+
+
+def too_many_columns() -> InvalidRequest:
+    """Rows of an object that nobody could look at."""
+    return InvalidRequest(f"the object has more than {MAX_COLUMNS:,} columns; is the form right? Read it with get")
+
+
+def too_many_parts() -> InvalidRequest:
+    """One record of an object that is read as rows takes too much memory."""
+    return InvalidRequest("one record of the object has more than 100,000 values; is the form right? Read it with get")
+
+
 def record_too_long() -> InvalidRequest:
     """One record of an object that is read as rows does not end."""
     return InvalidRequest("one record of the object is larger than max_bytes of this connector; is the form right?")

@@ -15,11 +15,12 @@ from contextlib import aclosing
 from typing import Any
 
 from studio.contract import Batch, Column
+from studio.contract.bounds import MAX_VALUES
 from studio.contract.sql import unique_names
 from studio.errors import InvalidRequest
 from studio.providers._objects.json import json_rows
 from studio.providers._objects.parquet import parquet
-from studio.providers._objects.parts import record_too_long
+from studio.providers._objects.parts import MAX_COLUMNS, record_too_long, too_many_columns
 from studio.providers._objects.source import Source
 
 csv.field_size_limit(2**31 - 1)  # the bound is that of a record, below
@@ -31,7 +32,7 @@ FORMS = {
 """By the key's ending, without `.gz`."""
 _TYPES = {"text/csv": "csv", "application/x-ndjson": "ndjson", "application/json": "json", "text/plain": "text",
           "application/vnd.apache.parquet": "parquet"}  # fmt: skip
-_UNPACKED_AT_ONCE = 256 * 1024
+_UNPACKED_AT_ONCE = 128 * 1024
 _UNPACKED_MOST = 64
 """Times `max_bytes`: what a `.gz` may unpack to while rows are read."""
 
@@ -94,7 +95,9 @@ async def _plain(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[byt
             unpack = zlib.decompressobj(wbits=31)
         begun = True
         if unpack is None:
-            yield chunk
+            for first in range(0, len(chunk), _UNPACKED_AT_ONCE):  # Azure's driver gives 4 MiB in one
+                yield chunk[first : first + _UNPACKED_AT_ONCE]
+                await asyncio.sleep(0)
             continue
         while chunk:
             piece, chunk, unpack = _unpacked(unpack, chunk)
@@ -181,16 +184,23 @@ async def _csv(chunks: AsyncIterator[bytes], separator: str, header: bool, limit
         while not feed.done:
             lines = await anext(groups, None)
             feed.done = lines is None
+            if any(len(line) > MAX_VALUES and line.count(separator) > MAX_VALUES for line in lines or ()):
+                raise too_many_columns()
             feed.waiting += lines or []
             records = _records(reader, feed)
             if sum(map(len, feed.waiting)) > limit:
                 raise record_too_long()
             if records and not columns:
                 names = records.pop(0) if header else [f"column_{at + 1}" for at in range(len(records[0]))]
+                if len(names) > MAX_COLUMNS:
+                    raise too_many_columns()
                 columns = [{"name": name, "type": "text"} for name in unique_names(names)]
-            rows = [_fitted(record, len(columns), number + at) for at, record in enumerate(records, 1)]
-            number += len(rows)
-            yield Batch(columns, rows)
+            some = max(1, MAX_VALUES // max(1, len(columns)))
+            for first in range(0, max(1, len(records)), some):  # short records are filled up to the columns
+                part = records[first : first + some]
+                rows = [_fitted(record, len(columns), number + at) for at, record in enumerate(part, 1)]
+                number += len(rows)
+                yield Batch(columns, rows)
 
 
 def _records(reader: Any, feed: _Feed) -> list[list[str]]:
