@@ -97,6 +97,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gc.freeze()  # so that looking for what a failed test left open costs little
     for name, guard in guards().items():
         wanted.setdefault(guard.get("test", ""), []).append(name)
+    families = {item.nodeid.partition("[")[0] for item in items} - {item.nodeid for item in items}
+    if vague := sorted(families & set(wanted)):
+        raise pytest.UsageError(f"guards.yaml must name one case of a test that has many: {', '.join(vague)}")
     items[:] = [one for item in items for one in (item, *(_again(item, name) for name in wanted.get(item.nodeid, ())))]
 
 
