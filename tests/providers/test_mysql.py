@@ -450,6 +450,15 @@ async def test_a_large_result_is_streamed_in_parts(mariadb: Mariadb) -> None:
         assert most < 20_000
 
 
+async def test_a_slow_reader_holds_the_server_back(mariadb: Mariadb) -> None:
+    async with open_provider(Mysql, mariadb.config(max_rows=1_000_000)) as provider:
+        query = "SELECT seq, REPEAT('x', 1000) FROM seq_1_to_100000"
+        async with aclosing(provider.stream(provider.operation("query"), {"query": query})) as batches:
+            await anext(batches)
+            await asyncio.sleep(0.3)
+            assert len((await anext(batches)).rows) < 10_000
+
+
 async def test_a_stream_left_early_neither_waits_nor_leaves_work_behind(mariadb: Mariadb) -> None:
     async with open_provider(Mysql, mariadb.config(pool_size=1, max_rows=10_000_000)) as provider:
         for query, killed in (

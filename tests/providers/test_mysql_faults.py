@@ -623,7 +623,7 @@ async def test_an_endless_row_does_not_fill_the_memory(mariadb: Mariadb) -> None
 
     async with Rogue(talk) as rogue:
         error = await error_of(rogue_config(mariadb, rogue.port))
-    assert "more in one packet" in error.message
+    assert "a row is larger than max_bytes" in error.message
 
 
 # -- killed and back again ------------------------------------------------------------------------

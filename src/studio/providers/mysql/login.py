@@ -22,13 +22,16 @@ from studio.providers._sql.server import row_too_large
 from studio.providers.mysql.errors import Garbled, NoTls, Refused, from_server
 
 # asyncmy's stubs do not tell what a subclass sees.
-_Connection: Any = asyncmy.connection.Connection
+_connection: Any = asyncmy.connection
+_Connection: Any = _connection.Connection
 _auth: Any = asyncmy.auth
 
 MAX_SMALL = 65_536
 """Bytes of one packet that is no row."""
 MAX_ROW = 0xFFFFFE
 """Longer rows come in several packets, without a bound that the server would have to keep to."""
+READ_AHEAD = 1 << 20
+"""Bytes that may wait for their consumer."""
 IN_TRANSACTION = 1
 EXTENDED_METADATA, CACHE_METADATA = 8, 16
 """MariaDB's own capabilities: names of types, and no column definitions where they are known already."""
@@ -43,6 +46,25 @@ _WANTED = (
 _NEEDED = CLIENT.PROTOCOL_41 | CLIENT.SECURE_CONNECTION | CLIENT.PLUGIN_AUTH
 _UTF8MB4 = 45
 _NATIVE = b"mysql_native_password"
+
+
+class _Reader(_connection._MySQLProtocol):  # type: ignore[misc]
+    """asyncmy's receiving end, which reads no further ahead of its consumer than `READ_AHEAD`.
+
+    asyncmy's own takes in whatever comes, so a slow reader would have the whole result in memory.
+    """
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        super().buffer_updated(nbytes)
+        if self.length - self.pos > READ_AHEAD and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    async def wait_for_data(self, need: int) -> None:
+        """Wait for more bytes; by then all that is there was looked at."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+        await super().wait_for_data(need)
 
 
 class Login(_Connection):  # type: ignore[misc]
@@ -131,6 +153,8 @@ class Login(_Connection):  # type: ignore[misc]
 
     async def _request_authentication(self) -> None:
         """The client's part of the handshake, called by asyncmy's `connect` after the server's greeting."""
+        self._proto.__class__ = _Reader  # asyncmy makes it, and takes no other
+        self._transport.set_protocol(self._proto)  # a transport keeps the methods that it found
         if self.server_capabilities & _NEEDED != _NEEDED:
             raise Refused("it is too old: it offers no log-in that protects the password")
         flags = _WANTED & (self.server_capabilities | CLIENT.FOUND_ROWS)
