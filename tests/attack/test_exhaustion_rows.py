@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,7 @@ async def held(served: Served, kind: str, config: dict[str, Any], one: str, bomb
     await served.warm(partial(served.query, made, one))
     bounds = Bounds(kind)
     for name, query in bombs.items():
+        await asyncio.sleep(0.2)  # the session that the last one cost is being closed
         await bounds.hold(name, partial(served.query, made, query))
     assert not bounds.broken
 

@@ -28,7 +28,7 @@ def too_many(body: bytes, most: int | None = None) -> bool:
     count, most = marks(body), MAX_VALUES if most is None else most
     if count <= most:
         return False
-    if body.count(b'"') > 4 * most:
+    if body.count(b'"') > 3 * most:
         return True
     return count - _in_texts(body) > most
 
@@ -41,8 +41,8 @@ def too_many_in(text: str) -> bool:
 
 
 def most_values(max_bytes: int) -> int:
-    """How many values the rows of one answer may hold that is kept as a whole: 262,144 at the default cap."""
-    return max(MAX_VALUES, max_bytes // 16)
+    """How many values the rows of one answer may hold that is kept as a whole: 209,715 at the default cap."""
+    return max(MAX_VALUES, max_bytes // 20)
 
 
 def values_of(row: bytes) -> int:
