@@ -29,7 +29,6 @@ POSTGRESQL = {
 MARIADB = {
     "one value": "SELECT REPEAT('x', 15000000)",
     "one row": "SELECT " + ", ".join(["REPEAT('x', 3000000)"] * 5),
-    "large rows": "SELECT REPEAT('x', 1000000) FROM seq_1_to_1000",
     "small rows": "SELECT seq FROM seq_1_to_1000000",
     "bytes": "SELECT CAST(REPEAT('x', 14000000) AS BINARY)",
     "small values of JSON": "SELECT JSON_COMPACT(CONCAT('[', REPEAT('{},', 1300000), '{}]'))",
@@ -38,7 +37,6 @@ MARIADB = {
     "long texts of JSON": "SELECT JSON_COMPACT(CONCAT('\"', REPEAT('x', 4000000), '\"'))",
     "deep JSON": "SELECT JSON_COMPACT(CONCAT(REPEAT('[', 30), REPEAT(']', 30)))",
     "number": "SELECT REPEAT('9', 65) + 0.0",
-    "columns": "SELECT " + ", ".join(["seq"] * 1000) + " FROM seq_1_to_1000",
 }
 SQLITE = {
     "rows": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r",
