@@ -21,7 +21,8 @@ from tests import poison
 ROOT = Path(__file__).parent.parent.parent
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.M | re.S)
 RUNNABLE = {"bash", "python"}
-FOR_THE_READERS_CLIENTS = {"NO_PROXY": "127.0.0.1", "SSL_CERT_FILE": ""}  # curl and httpx, beside the product
+FOR_THE_READERS_CLIENTS = {"NO_PROXY": "127.0.0.1", "SSL_CERT_FILE": "", "ALL_PROXY": "", "all_proxy": ""}
+"""For curl and httpx, which the pages use beside the product."""
 SHOWN = {"text", "json", "yaml", "toml"}
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")))]
 
