@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 try:
     import uvloop
 except ModuleNotFoundError:  # it has no build for this platform
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.DefaultEventLoopPolicy().new_event_loop
 else:
 
     class Loop(uvloop.Loop):
