@@ -202,6 +202,12 @@ class Internal(StudioError):
     code = "internal"
 
 
+class StoreAway(Internal):
+    """The metadata database does not answer. Nothing was done."""
+
+    retryable = True
+
+
 def codes() -> dict[str, type[StudioError]]:
     """Every code and the class that owns it; a subclass that shares its parent's code is not listed."""
     found: dict[str, type[StudioError]] = {}

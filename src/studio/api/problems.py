@@ -45,6 +45,7 @@ STATUS: dict[type[StudioError], int] = {
     errors.ResultBlocked: 502,
     errors.EncryptionError: 500,
     errors.Internal: 500,
+    errors.StoreAway: 503,
 }
 _TITLES = {
     400: "Bad request", 401: "Unauthenticated", 403: "Forbidden", 404: "Not found", 405: "Method not allowed",

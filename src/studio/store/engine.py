@@ -40,7 +40,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError
 
 from studio.store.embedded import sqlite_engine
 from studio.store.listener import CHANNEL, Listener
-from studio.store.lookups import LOOKUPS, Lookups
+from studio.store.lookups import LOOKUPS, Lookups, reading
 
 T = TypeVar("T")
 _ONE: Select[Any] = select(literal_column("1"))
@@ -196,12 +196,14 @@ class PostgresqlDatabase(Database):
     async def lookup(self, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """See `Database.lookup`."""
         text, names = _compiled(statement, self._engine.dialect)
-        return await self._lookups.fetch(text, [values[name] for name in names])
+        with reading():
+            return await self._lookups.fetch(text, [values[name] for name in names])
 
     async def read(self, work: Work[T]) -> T:
         """See `Database.read`."""
-        async with self._autocommit.connect() as connection:
-            return await connection.run_sync(work)
+        with reading():
+            async with self._autocommit.connect() as connection:
+                return await connection.run_sync(work)
 
     async def _write(self, work: Work[T]) -> T:
         """See `Database.write`."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from studio.errors import StoreAway
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+_GONE = ("08", "57P")
+"""Classes of SQLSTATE by which a server says that it is not there: connections, and its own shutdown."""
 LOOKUPS = 10
 """Connections that only look up, at most."""
 
@@ -52,3 +59,24 @@ class Lookups:
         """Close what is idle."""
         while self._idle:
             await self._idle.pop()[0].close()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Around a read of a server's database. Raises StoreAway where the server is what failed."""
+    try:
+        yield
+    except Exception as exc:
+        if not _is_away(exc):
+            raise
+        raise StoreAway(
+            "the metadata database does not answer, so nothing was done; try again shortly", retry_after_s=1
+        ) from exc
+
+
+def _is_away(exc: BaseException | None) -> bool:
+    """Whether the connection or the server was lost, as the driver or SQLAlchemy tells it."""
+    if isinstance(exc, DBAPIError):
+        return exc.connection_invalidated or _is_away(exc.orig)
+    state = str(getattr(exc, "sqlstate", None) or "")
+    return isinstance(exc, OSError | PoolTimeout) or state.startswith(_GONE) or type(exc).__name__ == "InterfaceError"
