@@ -195,6 +195,8 @@ def _class_of(status: int, code: str, *, retryable: bool) -> type[StudioError]:
         return errors.InFlight
     if code == errors.InvalidRequest.code:  # four classes share it, and HTTP tells them apart
         return {400: errors.BadRequest, 408: errors.TooSlow, 413: errors.TooLarge}.get(status, errors.InvalidRequest)
+    if code == errors.Internal.code and status == 503:
+        return errors.StoreAway
     return errors.codes().get(code, errors.Internal)
 
 
