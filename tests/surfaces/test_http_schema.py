@@ -31,6 +31,7 @@ MEANING = {
     "PUT /api/v1/connectors/{connector_id}": "a config is a provider's own",
     "POST /api/v1/connectors/{connector_id}/rotate": "a config is a provider's own",
     "POST /api/v1/connectors/{connector_id}/attach": "an override is a provider's own",
+    "PUT /api/v1/keys/{key_id}": "what is narrower hangs on what the key has",
     "POST /api/v1/connectors/{connector_id}/saved-operations": "the statement must take the parameters",
     "POST /api/v1/connectors/{connector_id}/query": "a statement is the upstream's own language",
     "POST /api/v1/connectors/{connector_id}/operations/{operation}": "arguments are the operation's own",
