@@ -262,8 +262,9 @@ async def test_a_key_cannot_be_widened(
 async def test_narrowing_names_something_and_a_key_of_ones_own_organization(service: ConnectorService) -> None:
     admin = await service.authenticate((await key(service))["key"])
     theirs = await key(service, organization_id="beta")
-    with pytest.raises(BadRequest):
-        await service.narrow_key(theirs["id"], {})
+    for nothing in ({}, {"role": None}, {"aliases": None, "effects": None}):
+        with pytest.raises(BadRequest):
+            await service.narrow_key(theirs["id"], nothing)
     for key_id in (theirs["id"], "00000000-0000-7000-8000-000000000000", "nonsense", ""):
         with pytest.raises(NotFound, match="no such key"):
             await admin.narrow_key(key_id, {"role": "member"})

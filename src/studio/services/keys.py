@@ -66,7 +66,7 @@ class ApiKeys(Bound):
         """
         policy.require_role(self._principal, Role.ADMIN)
         given = NarrowKey.parse(body)
-        if not given.model_fields_set:
+        if all(value is None for _, value in given):
             raise BadRequest("name what to narrow: role, aliases, effects or expires_at")
         core = await self._home.core()
         if not is_id(key_id):
