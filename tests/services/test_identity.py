@@ -44,7 +44,7 @@ async def test_a_key_is_shown_once_and_only_its_hash_is_kept(service: ConnectorS
     assert made["key"] not in json.dumps(listed)
     assert "digest" not in made
     await service.close()
-    secret = made["key"].rsplit("_", 1)[1].encode()
+    secret = made["key"][-43:].encode()  # it may hold underscores
     assert all(secret not in path.read_bytes() for path in settings.data_dir.iterdir() if path.is_file())
 
 
