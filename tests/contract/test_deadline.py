@@ -15,7 +15,7 @@ async def test_work_past_its_deadline_is_cancelled_and_told_as_a_timeout() -> No
     start = loop.time()
     with pytest.raises(TimeoutError), Deadline.within(0.05):
         await asyncio.sleep(30)
-    assert 0.05 <= loop.time() - start < 0.05 + 20 * TICK_S
+    assert 0.049 <= loop.time() - start < 0.05 + 20 * TICK_S  # a loop counts in milliseconds
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import ssl
 import time
 import zlib
@@ -342,9 +343,10 @@ async def test_a_large_body_is_sent_whole_without_a_warning(httpbin: Httpbin) ->
 
 
 async def test_a_host_that_drops_packets_costs_the_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0, backlog=1, start_serving=False)
-    port = full.sockets[0].getsockname()[1]
-    full.sockets[0]._sock.listen(0)  # type: ignore[attr-defined]
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    port = full.getsockname()[1]
     fillers = []
     for _ in range(4):  # the kernel drops what its queue does not hold
         filler = asyncio.create_task(asyncio.open_connection("127.0.0.1", port))

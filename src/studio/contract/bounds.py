@@ -63,4 +63,5 @@ def marks(body: bytes) -> int:
 
 
 def _in_texts(body: bytes) -> int:
-    return sum(marks(found[0]) for found in _TEXT.finditer(body))
+    # Counted in place: a text may be all of the body, and a copy of it memory for nothing.
+    return sum(body.count(mark, *found.span()) for found in _TEXT.finditer(body) for mark in (b",", b"[", b"{"))

@@ -75,6 +75,7 @@ class Caps:
         size = len(encoded) - taken - 1 if taken else 0
         values = 0 if self._values_left is None else _values(encoded)
         if size > self._bytes_left or (self._values_left is not None and values > self._values_left):
+            del encoded  # each row is encoded once more there
             taken, size, values = _fitting(kept, self._bytes_left, self._values_left)
             kept = rows[:taken]
             encoded = orjson.dumps(kept)
@@ -113,8 +114,10 @@ def _fitting(rows: list[Any], room: int, most: int | None) -> tuple[int, int, in
     for number, row in enumerate(rows):
         encoded = orjson.dumps(row)
         more = 0 if most is None else values_of(encoded)
-        if size + len(encoded) > room or (most is not None and values + more > most):
+        length = len(encoded)
+        del encoded
+        if size + length > room or (most is not None and values + more > most):
             return number, size, values
-        size += len(encoded)
+        size += length
         values += more
     return len(rows), size, values

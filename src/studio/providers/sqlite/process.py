@@ -215,7 +215,8 @@ class Worker:
                 return
             if len(buffer) < end:
                 break
-            self._answers.append(bytes(buffer[4:end]))
+            with memoryview(buffer) as view:  # a slice of the buffer itself would be a second copy
+                self._answers.append(bytes(view[4:end]))
             del buffer[:end]
         self._wake()
 
