@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from tests import poison
@@ -82,3 +83,20 @@ async def database(postgres: Postgres) -> AsyncIterator[str]:
     """An empty database of the shared server, by name."""
     async with postgres.fresh_database() as name:
         yield name
+
+
+@pytest.fixture
+def spans() -> Iterator[Any]:
+    """What is traced during the test: an `InMemorySpanExporter`."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from studio.services import tracing
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.use(provider)
+    yield exporter
+    tracing.stop()

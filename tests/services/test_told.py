@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests import toy
 from tests.services.test_alerts import Receiver, delivered, fail, receiver, told_to  # noqa: F401
 from tests.services.test_health import down, made, turn  # noqa: F401
 
 from studio.errors import AuthFailed
-from studio.services import metrics, tracing
+from studio.services import metrics
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
-
-
-@pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
-    yield exporter
-    tracing.stop()
 
 
 def last(spans: InMemorySpanExporter, name: str) -> tuple[ReadableSpan, Mapping[str, Any]]:

@@ -38,7 +38,8 @@ class Fresh:
 
     async def read(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         """Read what is not kept, and keep it. The version comes first: what is read is that state, or a later one."""
-        self._look()
+        if not self._sure:
+            self._look()
         version = self._version
         found = await read()
         if version is not None and version == self._version and len(self._kept) < MOST:
