@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -17,11 +18,44 @@ from studio.loop import new_loop  # noqa: E402
 pytest_plugins = ["tests.attack.switch"]
 
 
+class _Loop(new_loop):
+    """The service's loop, made fit for pytest. uvloop calls Python from C, and what is raised there is lost.
+
+    A time limit that strikes while the loop sleeps would only be logged, and a ResourceWarning that is an
+    error would leave its socket open and `close` waiting for it for ever.
+    """
+
+    struck: BaseException | None = None
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), pytest.fail.Exception):
+            self.struck = context["exception"]
+            self.stop()
+        else:
+            super().call_exception_handler(context)
+
+    def run_until_complete(self, future: Any) -> Any:
+        try:
+            return super().run_until_complete(future)
+        except RuntimeError:
+            struck, self.struck = self.struck, None
+            if struck is None:
+                raise
+            raise struck from None
+
+    def close(self) -> None:
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always", ResourceWarning)
+            super().close()
+        for warning in left:
+            warnings.warn(str(warning.message), warning.category, stacklevel=2)
+
+
 class _Policy(asyncio.DefaultEventLoopPolicy):
     """Tests run on the loop under which the service is served; STUDIO_TEST_LOOP=asyncio takes asyncio's own."""
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return new_loop()
+        return _Loop()
 
 
 if os.environ.get("STUDIO_TEST_LOOP") != "asyncio":

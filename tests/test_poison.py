@@ -75,6 +75,31 @@ def test_a_run_in_which_nothing_does_passes(tmp_path: Path) -> None:
     assert (code, "files poisoned: 0 seen" in said) == (pytest.ExitCode.OK, True), said
 
 
+HANGS = """
+        import asyncio, socket, pytest
+
+        KEPT = []
+
+        @pytest.mark.timeout(1)
+        async def test_a_loop_that_sleeps():
+            await asyncio.sleep(1000)
+
+        async def test_a_connection_that_nobody_closes():
+            KEPT.append(socket.create_server(("127.0.0.1", 0)))
+            KEPT.append(await asyncio.open_connection(*KEPT[0].getsockname()))
+
+        def test_what_comes_after():
+            pass
+"""
+
+
+def test_a_test_that_hangs_or_leaves_a_connection_open_fails_and_the_run_goes_on(tmp_path: Path) -> None:
+    code, said = run_of(tmp_path, HANGS)
+    assert code == pytest.ExitCode.TESTS_FAILED, said
+    for what in ("a_loop_that_sleeps - Failed: Timeout", "nobody_closes - ResourceWarning", "2 passed, 1 error"):
+        assert what in said, said
+
+
 OWN = {"poison.py", "servers.py", "test_poison.py", "test_ambient.py"}
 """Who makes environments: the two homes of it, and those who try it."""
 

@@ -292,6 +292,24 @@ async def test_calls_that_are_cancelled_lose_nothing(config: dict[str, Any], top
         assert len(seen) == 300
 
 
+async def test_a_member_leaves_no_connection_when_the_driver_stumbles_in_its_own_stop(
+    config: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stumble() -> None:
+        raise asyncio.CancelledError  # as aiokafka's fetcher does, when it is stopped between two tries
+
+    async with open_provider(Provider, config) as provider:
+        await ask(provider, "publish", name=topic, message="x")
+        await ask(provider, "receive", name=topic, auto_ack=True)
+        (reader,) = provider._readers._readers.values()
+        monkeypatch.setattr(reader._consumer._fetcher, "close", stumble)
+        used = list(reader._client._conns.values())
+        assert used
+        assert any(connection.connected() for connection in used)
+        await reader.close()
+        assert not any(connection.connected() for connection in used)
+
+
 # -- reaching it ----------------------------------------------------------------------------------
 
 

@@ -144,11 +144,9 @@ class Reader:
         if self._joining is not None and not self._joining.done():
             self._joining.cancel()
             await asyncio.gather(self._joining, return_exceptions=True)
+        if await self._stopped():
+            return
         consumer = self._consumer
-        with suppress(Exception):
-            async with asyncio.timeout(STOP_S):
-                await consumer.stop()
-                return
         consumer._closed = True
         for task in _tasks(consumer):
             task.cancel()
@@ -156,6 +154,19 @@ class Reader:
         with suppress(Exception):
             async with asyncio.timeout(STOP_S):
                 await self._client.close()
+
+    async def _stopped(self) -> bool:
+        """Whether the driver could be stopped in time.
+
+        In a task of its own, because it lets the cancellation of its own fetches out of `stop`, and leaves
+        its connections open then.
+        """
+        stopping = asyncio.ensure_future(self._consumer.stop())
+        try:
+            await asyncio.wait({stopping}, timeout=STOP_S)
+        finally:
+            stopping.cancel()
+        return not isinstance((await asyncio.gather(stopping, return_exceptions=True))[0], BaseException)
 
 
 def _tasks(consumer: Any) -> Iterable[asyncio.Future[Any]]:
