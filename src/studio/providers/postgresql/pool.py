@@ -20,7 +20,7 @@ from typing import Any
 from studio.contract.caps import Moments
 from studio.providers._sql.pool import SqlPool, SqlSession
 from studio.providers._sql.server import row_too_large
-from studio.providers.postgresql.values import Plan, moments_as
+from studio.providers.postgresql.values import Plan, moments_as, nested_as_text, nested_as_usual
 from studio.providers.postgresql.wire import ROLLBACK, parse, run
 
 LINGER_S = 0.02
@@ -101,6 +101,7 @@ class Session(SqlSession):
             start += parse(f"DECLARE _q NO SCROLL CURSOR FOR {check}")
         self._open = True
         self.conn._transport.ahead = start
+        self.conn._transport.share = 1
 
     async def prepare(self, text: str, *, keep: bool) -> Plan:
         """Parse and describe; the statement stays on the server if `keep`."""
@@ -120,8 +121,18 @@ class Session(SqlSession):
         finally:
             moments_as(settings, None)
 
+    async def prepare_texts(self, text: str, plan: Plan) -> Plan:
+        """Prepare once more, with arrays and composites as texts."""
+        settings = self.conn._protocol.get_settings()
+        nested_as_text(settings, plan.nested)
+        try:
+            return Plan(await self.conn._get_statement(text, None, use_cache=False))
+        finally:
+            nested_as_usual(settings, plan.nested)
+
     async def first(self, plan: Plan, values: list[Any], limit: int) -> tuple[list[Any], bytes, bool]:
         """Bind and fetch up to `limit` rows: records, command tag, and whether that was all."""
+        self.conn._transport.share = plan.weight.of_one if limit == 1 else plan.weight.share
         try:
             records, tag, done = await self.conn._protocol.bind_execute(plan.state, values, "", limit, True, None)
         except Exception:
@@ -132,6 +143,7 @@ class Session(SqlSession):
 
     async def more(self, plan: Plan, limit: int) -> tuple[list[Any], bytes, bool]:
         """The next rows of what `first` began."""
+        self.conn._transport.share = plan.weight.of_one if limit == 1 else plan.weight.share
         try:
             return await self.conn._protocol.execute(plan.state, "", limit, True, None)  # type: ignore[no-any-return]
         except Exception:
@@ -171,6 +183,14 @@ class Pool(SqlPool[Session]):
         self._connect = connect
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._lingering: asyncio.TimerHandle | None = None
+        self.narrow: dict[str, int] = {}
+        """How many rows of a text may be asked for first, where more were too large once."""
+
+    def narrowed(self, text: str, limit: int) -> None:
+        """Remember that more rows than `limit` were too large."""
+        if len(self.narrow) > SEEN_TEXTS:
+            self.narrow.clear()
+        self.narrow[text] = limit
 
     def seen(self, text: str) -> bool:
         """Whether this text came before; remembers it."""

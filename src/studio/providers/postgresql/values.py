@@ -24,6 +24,7 @@ from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical, size_of
 from studio.errors import FieldError, InvalidRequest
 from studio.models import Column
+from studio.providers.postgresql.arrays import HOLDING, Weight, decoder
 from studio.providers.postgresql.params import encoder
 
 SETTINGS = {
@@ -31,6 +32,7 @@ SETTINGS = {
     "TimeZone": "UTC",
     "IntervalStyle": "postgres",
     "standard_conforming_strings": "on",
+    "bytea_output": "hex",
 }
 
 # -- from the server: one decoder a type, run while rows are read ---------------------------------
@@ -102,6 +104,7 @@ _TEXT: dict[int, tuple[str, Callable[[str], Any]]] = {
     4536: ("int8multirange", str),
 }  # fmt: skip
 _TEXT_NAMES = {name for name, _ in _TEXT.values()}
+_ELEMENTS = {**dict(_TEXT.values()), "bytea": lambda text: _base64(bytes.fromhex(text[2:]))}
 
 
 def as_text(settings: Any, oid: int, name: str, schema: str, decode: Callable[[str], Any] = str) -> None:
@@ -110,6 +113,18 @@ def as_text(settings: Any, oid: int, name: str, schema: str, decode: Callable[[s
 
 
 _MOMENT_TYPES = {oid: name for oid, (name, decode) in _TEXT.items() if decode is _moment}
+
+
+def nested_as_text(settings: Any, types: Iterable[Any]) -> None:
+    """Let arrays and composites travel as text in statements that are prepared from now on."""
+    for kind in types:
+        as_text(settings, kind.oid, kind.name, kind.schema, decoder(kind.name, _ELEMENTS.get(kind.name[:-2])))
+
+
+def nested_as_usual(settings: Any, types: Iterable[Any]) -> None:
+    """End of `nested_as_text`."""
+    for kind in types:
+        settings.remove_python_codec(kind.oid, kind.name, kind.schema)
 
 
 def moments_as(settings: Any, how: Moments | None) -> None:
@@ -199,7 +214,7 @@ _WHOLE: dict[Moments | None, dict[int, Fix]] = {
 class Plan:
     """One prepared statement of one connection, with the work that its columns and parameters need."""
 
-    __slots__ = ("_encoders", "_fixes", "columns", "has_moments", "state", "types")
+    __slots__ = ("_encoders", "_fixes", "columns", "has_moments", "nested", "state", "types", "weight")
 
     def __init__(self, state: Any, how: Moments | None = None) -> None:
         self.state = state
@@ -216,7 +231,13 @@ class Plan:
         whole = _WHOLE[how]
         fixes = ((at, whole.get(a.type.oid) or _fix(a.type.kind, a.type.name)) for at, a in enumerate(attributes))
         self._fixes = [(at, fix) for at, fix in fixes if fix is not None]
-        self.types = [kind.name for kind in state._get_parameters()]
+        parameters = state._get_parameters()
+        taken = {kind.oid for kind in parameters}  # a codec is for both ways, and what is sent is no text
+        kinds = [attribute.type for attribute in attributes]
+        self.nested = [kind for kind in kinds if kind.kind in HOLDING and kind.oid not in taken]
+        """Types that can be had as text instead, see `arrays.py`."""
+        self.weight = Weight.of(kinds, _TEXT_NAMES)
+        self.types = [kind.name for kind in parameters]
         self._encoders = [encoder(name) for name in self.types]
 
     def encode(self, names: Sequence[str], values: Sequence[Any]) -> list[Any]:

@@ -62,6 +62,7 @@ class Channel:
 
     asyncpg's protocol and our session share it: what asyncpg writes next is what the preamble is for.
     `room` is how many bytes may still come as the answer to what was written last; below zero it is over.
+    `share` is the part of the room, one in so many, that the next answer may take.
     """
 
     def __init__(self, transport: Any, guard: GuardedLoop) -> None:
@@ -69,13 +70,14 @@ class Channel:
         self._guard = guard
         self.ahead = b""
         self.room = guard.most
+        self.share = 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: Any) -> None:
         """Send `data`; what waited in `ahead` leaves with it, in one packet."""
-        self.room = self._guard.most
+        self.room = self._guard.most // self.share
         if self.ahead:
             data, self.ahead = self.ahead + bytes(data), b""
         self._transport.write(data)

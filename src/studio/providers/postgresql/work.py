@@ -10,12 +10,12 @@ from studio.contract import Batch, ProviderConfig, Result
 from studio.contract.caps import Moments, moments
 from studio.errors import FieldError, InvalidRequest, ResultBlocked, UpstreamError
 from studio.providers._sql.server import Call, keep
+from studio.providers.postgresql.arrays import PLAIN
 from studio.providers.postgresql.errors import doubtful, from_server, parameter_of, said, stale
 from studio.providers.postgresql.guard import Verdict
 from studio.providers.postgresql.pool import DISCARD, RESET, UNLOCK, Pool, Session
 from studio.providers.postgresql.values import Plan, width
 
-BATCH_BYTES = 1 << 20
 BATCH_ROWS = 4_096
 """More rows at a time would hold the event loop for longer than 10 ms while they are decoded."""
 
@@ -47,10 +47,13 @@ class Reading:
         plain: whether ROLLBACK ends all that it can have done to the session.
     """
 
-    __slots__ = ("_call", "_cursor", "_end", "_limit", "_plan", "_pool", "_session", "ended")
+    __slots__ = ("_call", "_cursor", "_end", "_limit", "_plan", "_pool", "_session", "_texts", "ended")
 
     def __init__(self, pool: Pool, call: Call, first: int, *, cursor: bool = True, plain: bool = True) -> None:
-        self._pool, self._call, self._limit, self._cursor = pool, call, first, cursor
+        self._pool, self._call, self._cursor = pool, call, cursor
+        narrow = pool.narrow.get(call.text, first) if pool.narrow else first
+        self._limit = min(first, narrow)
+        self._texts = narrow < FEW_ROWS and narrow < first
         self._end = None if plain else UNLOCK
         self._session: Session | None = None
         self.ended = False
@@ -70,7 +73,7 @@ class Reading:
         if done:
             self.close()  # before the last rows are handed out: their reader may be slow
         else:
-            self._limit = _next_limit(self._limit, rows)
+            self._limit = _next_limit(self._plan, self._limit, rows)
         return Batch(self._plan.columns, rows)
 
     def close(self) -> None:
@@ -85,9 +88,10 @@ class Reading:
             try:
                 return await self._begun()
             except ResultBlocked:
-                if self._limit == 1:
+                if self._texts:
                     raise
-                self._limit = FEW_ROWS if self._limit > FEW_ROWS else 1
+                self._limit, self._texts = (FEW_ROWS, False) if self._limit > FEW_ROWS else (1, True)
+                self._pool.narrowed(self._call.text, self._limit)
                 self.ended = False
 
     async def _begun(self) -> Rows:
@@ -99,7 +103,7 @@ class Reading:
             started = time.monotonic()
             try:
                 self._plan, rows = await _run(
-                    self._pool, session, self._call, self._limit, begin="read", cursor=self._cursor
+                    self._pool, session, self._call, self._limit, begin="read", cursor=self._cursor, texts=self._texts
                 )
             except BaseException as exc:
                 self._give_back(session, exc)
@@ -122,14 +126,24 @@ class Reading:
         _give_back(self._pool, session, exc, self._end)
 
 
-def _next_limit(last: int, rows: Sequence[tuple[Any, ...]]) -> int:
-    return max(1, min(BATCH_ROWS, last * 8, int(BATCH_BYTES / max(1.0, width(rows)))))
+def _next_limit(plan: Plan, last: int, rows: Sequence[tuple[Any, ...]]) -> int:
+    return max(1, min(BATCH_ROWS, last * 8, int(plan.weight.batch / max(1.0, width(rows)))))
 
 
 async def _run(
-    pool: Pool, session: Session, call: Call, limit: int, *, begin: str | None, cursor: bool = False
+    pool: Pool,
+    session: Session,
+    call: Call,
+    limit: int,
+    *,
+    begin: str | None,
+    cursor: bool = False,
+    texts: bool = False,
 ) -> tuple[Plan, Rows]:
-    """Prepare where that is needed, bind and fetch; all of one statement's waiting is here."""
+    """Prepare where that is needed, bind and fetch; all of one statement's waiting is here.
+
+    With `texts`, arrays and composites come as text (`arrays.py`).
+    """
     plan = session.plan(call.text)
     if plan is None:
         if begin:
@@ -144,6 +158,10 @@ async def _run(
         # A parameter of such a type is encoded as text, which a codec of whole microseconds would not take.
         how = Moments.TEXTS if "timestamp" in "".join(plan.types) else how
         plan = await session.prepare_raw(call.text, how)
+    if plan.weight is not PLAIN:
+        if texts and plan.nested:
+            plan = await session.prepare_texts(call.text, plan)
+        limit = 1 if texts else min(limit, plan.weight.first)
     try:
         return plan, await session.first(plan, encoded, limit)
     except Exception as exc:
@@ -206,7 +224,7 @@ async def write(pool: Pool, work: Sequence[tuple[Call, Verdict]], config: Provid
 async def _change(pool: Pool, session: Session, call: Call, config: ProviderConfig, *, begin: str | None) -> Result:
     """Run one statement to its end; of what it returns, keep what fits the caps."""
     limit = min(config.max_rows + 1, 128)
-    plan, (records, tag, done) = await _run(pool, session, call, limit, begin=begin)
+    plan, (records, tag, done) = await _run(pool, session, call, limit, begin=begin, texts=True)
     result = Result(columns=plan.columns, rows=[] if plan.columns else None)
     room = config.max_bytes
     while True:
@@ -215,7 +233,7 @@ async def _change(pool: Pool, session: Session, call: Call, config: ProviderConf
         room = keep(result, rows, config.max_rows, room)
         if done:
             break
-        limit = _next_limit(limit, rows)
+        limit = _next_limit(plan, limit, rows)
         records, tag, done = await session.more(plan, limit)
     if not plan.columns:  # of rows that are handed out in parts, the tag counts the last part
         result.row_count = _affected(tag)
