@@ -51,9 +51,9 @@ class Reading:
 
     def __init__(self, pool: Pool, call: Call, first: int, *, cursor: bool = True, plain: bool = True) -> None:
         self._pool, self._call, self._cursor = pool, call, cursor
-        narrow = pool.narrow.get(call.text, first) if pool.narrow else first
-        self._limit = min(first, narrow)
-        self._texts = narrow < FEW_ROWS and narrow < first
+        narrow = pool.narrow.get(call.text) if pool.narrow else None
+        self._limit = first if narrow is None else min(first, narrow)
+        self._texts = narrow == 1
         self._end = None if plain else UNLOCK
         self._session: Session | None = None
         self.ended = False
