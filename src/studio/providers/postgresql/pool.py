@@ -184,7 +184,7 @@ class Pool(SqlPool[Session]):
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._lingering: asyncio.TimerHandle | None = None
         self.narrow: dict[str, int] = {}
-        """How many rows of a text may be asked for first, where more were too large once; 1 is for arrays as text, too."""
+        """Rows of a text that may be asked for first, where more were too large once; with 1, arrays come as text."""
 
     def narrowed(self, text: str, limit: int) -> None:
         """Remember that more rows than `limit` were too large."""
