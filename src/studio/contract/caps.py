@@ -89,7 +89,7 @@ class Caps:
             self._values_left -= values
         if self._tell is not None:
             self._tell(taken)
-        return Capped(batch.columns, kept, taken < len(rows), batch.documents, size)
+        return Capped(batch.columns, kept, batch.more or taken < len(rows), batch.documents, size)
 
 
 async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:

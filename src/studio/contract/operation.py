@@ -46,11 +46,13 @@ class Batch:
     """Some rows of a result, values in canonical form: tuples in the order of `columns`.
 
     With `documents` they are objects, each with members of its own, and there are no columns.
+    `more` on the last one says that rows were there which the source did not read: the result is truncated.
     """
 
     columns: list[Column]
     rows: list[Any]
     documents: bool = False
+    more: bool = False
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from studio.contract import Batch, DatabaseProvider, Effect, Probe, ProviderConfig, Result, operation
+from studio.contract import Batch, DatabaseProvider, Effect, Operation, Probe, ProviderConfig, Result, operation
 from studio.contract.database import Params
 from studio.errors import InvalidRequest, NotFound, StudioError
 from studio.providers._lifo import Pool
@@ -36,7 +36,7 @@ from studio.providers.mongodb.text import (
     Update,
     translate,
 )
-from studio.providers.mongodb.work import BATCH, Work, outline, part, summary, written
+from studio.providers.mongodb.work import BATCH, Work, keeping, outline, part, summary, written
 
 if TYPE_CHECKING:
     from studio.providers.mongodb.session import Session
@@ -88,6 +88,11 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
     def native(cls, query: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
         """A query is a command document; see `text.py`."""
         return translate(query, params)
+
+    async def run(self, operation: Operation, arguments: Mapping[str, Any]) -> Result:
+        """As of every provider; what it gives is kept."""
+        with keeping():
+            return await super().run(operation, arguments)
 
     async def probe(self, probe: Probe) -> None:
         """Stages: resolve, connect, tls, login, privileges, sample."""
@@ -187,15 +192,12 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         params: Params = None,
     ) -> Result:
         """List the different values of a field."""
-        from studio.providers.mongodb.values import plain
-
         bind = Binder(params)
         if key.startswith("$"):
             raise InvalidRequest.at("key", "is a field's path, without a $ before it")
         query = guard.check(bind.query(filter or {}, "filter"), field="filter")
         command = {"distinct": guard.collection(collection), "key": key, "query": query}
-        reply = await self._work.ask(command | bind.finish(None, collation))
-        return self._work.capped([{"value": plain(value)} for value in part(reply, "values", list)])
+        return await self._work.values(command | bind.finish(None, collation))
 
     @operation(Effect.READ)
     async def list_collections(self) -> Result:

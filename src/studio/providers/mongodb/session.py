@@ -16,7 +16,7 @@ from typing import Any
 
 from pymongo.asynchronous.pool import AsyncConnection, Pool
 from pymongo.auth_shared import _build_credentials_tuple
-from pymongo.network_layer import AsyncNetworkingInterface, PyMongoProtocol
+from pymongo.network_layer import AsyncNetworkingInterface
 from pymongo.pool_options import PoolOptions
 from pymongo.read_preferences import ReadPreference
 
@@ -26,16 +26,24 @@ from studio.providers._tcp import tls_failure
 from studio.providers.mongodb.config import MongodbConfig
 from studio.providers.mongodb.errors import login_error
 from studio.providers.mongodb.values import CODEC
+from studio.providers.mongodb.wire import LONG, MAX_MESSAGE, Long, Wire, unpacked
 
-MAX_MESSAGE = 17 * 1024 * 1024
-"""Bytes of one reply. A server puts at most 16 MiB of documents into one."""
 MAX_ROUNDS = 600_000
 """PBKDF2 rounds of a log-in; they run on the event loop, 100,000 take some 50 ms."""
 _ROUNDS = re.compile(rb"(?:^|,)i=(\d+)")
 
 
 class _Connection(AsyncConnection):
-    """pymongo's connection, which does no more work for a log-in than a server may ask."""
+    """pymongo's connection, which reads long replies in parts, and does no more work for a log-in than it may ask."""
+
+    async def receive_message(self, request_id: int | None) -> Any:
+        """As in pymongo; a `Long` for a reply that has not come wholly yet."""
+        wire: Any = self.conn.get_conn  # of the class `Wire`
+        try:
+            data, code = await wire.read(request_id, self.max_message_size)
+            return unpacked(wire, memoryview(data), code)
+        except BaseException as error:
+            await self._raise_connection_failure(error)
 
     async def command(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """As in pymongo. Raises AuthFailed for a log-in that would keep this process busy."""
@@ -66,14 +74,14 @@ class Opener:
         loop = asyncio.get_running_loop()
         try:
             pair = await loop.create_connection(
-                lambda: PyMongoProtocol(timeout=None), sock=sock, ssl=tls,
+                lambda: Wire(timeout=None), sock=sock, ssl=tls,
                 server_hostname=self._config.host if tls else None,
             )  # fmt: skip
         except OSError as exc:
             raise tls_failure(exc) from exc
         address = (self._config.host, self._config.port)
         conn = _Connection(AsyncNetworkingInterface(pair), self._pool, address, 1, False)
-        session = Session(conn, pair[0])
+        session = Session(conn, *pair)
         try:
             await self._greet(conn)
         except BaseException as exc:
@@ -95,31 +103,40 @@ class Opener:
 class Session:
     """One logged-in connection."""
 
-    def __init__(self, conn: AsyncConnection, transport: Any) -> None:
+    def __init__(self, conn: AsyncConnection, transport: Any, wire: Wire) -> None:
         self.reused = False
         self._conn = conn
-        self._transport = transport
+        self._transport, self._wire = transport, wire
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @property
     def closed(self) -> bool:
-        """Whether either side closed it, or sent what nobody asked for.
+        """Whether either side closed it, or a part of what was sent was not read.
 
         pymongo stops reading between two commands, so the loop would not hear of an end; the socket does.
         """
-        return self._conn.closed or self._transport.is_closing() or bool(self._poll.poll(0))
+        ended = self._conn.closed or self._transport.is_closing()
+        return ended or self._wire.left > 0 or bool(self._poll.poll(0))
 
     def abort(self) -> None:
         """Close it at once; the server ends what a reading client has left behind."""
         self._conn.closed = True
         self._transport.abort()
 
-    async def call(self, database: str, command: Mapping[str, Any], *, reading: bool = False) -> dict[str, Any]:
-        """Run one command and give its reply. Raises what pymongo raises."""
+    async def call(
+        self, database: str, command: Mapping[str, Any], *, reading: bool = False, listed: bool = False
+    ) -> Mapping[str, Any]:
+        """Run one command and give its reply. Raises what pymongo raises.
+
+        Args:
+            listed: the reply is a list, for `wire.listed`, which may not have come wholly yet.
+        """
         # A server that is named alone may be a secondary, which answers reads only where that is asked.
         preference = ReadPreference.PRIMARY_PREFERRED if reading else ReadPreference.PRIMARY
-        return await self._conn.command(database, dict(command), read_preference=preference, codec_options=CODEC)  # type: ignore[arg-type]
+        reply = await self._conn.command(database, dict(command), read_preference=preference, codec_options=CODEC)  # type: ignore[arg-type]
+        long = reply.get(LONG)
+        return await long.whole() if isinstance(long, Long) and not listed else reply
 
 
 def _credentials(config: MongodbConfig) -> Any:

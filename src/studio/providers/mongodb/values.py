@@ -54,22 +54,33 @@ def extended(document: Mapping[str, Any], field: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A BSON value in canonical form, through and through."""
+    """A BSON value in canonical form, through and through. Objects and lists are changed where they are, not copied."""
     form = _FORMS.get(type(value))
     return canonical(value) if form is None else form(value)
 
 
-def _document(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plain(item) for key, item in value.items()}
+def _document(value: dict[str, Any]) -> dict[str, Any]:
+    for key, item in value.items():
+        if type(item) not in _SAME:
+            value[key] = plain(item)
+    return value
+
+
+def _list(value: list[Any]) -> list[Any]:
+    for at, item in enumerate(value):
+        if type(item) not in _SAME:
+            value[at] = plain(item)
+    return value
 
 
 def _date(value: DatetimeMS) -> Any:
     return canonical(int(value))
 
 
+_SAME = frozenset({str, bool, type(None)})
 _FORMS: dict[type, Any] = {
     dict: _document,
-    list: lambda value: [plain(item) for item in value],
+    list: _list,
     str: lambda value: value,
     ObjectId: str,
     Decimal128: str,
@@ -79,7 +90,7 @@ _FORMS: dict[type, Any] = {
     Code: str,
     MinKey: lambda _: "MinKey",
     MaxKey: lambda _: "MaxKey",
-    DBRef: lambda value: _document(value.as_doc()),
+    DBRef: lambda value: _document(dict(value.as_doc())),
 }
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from studio.contract import Batch, Result
-from studio.contract.values import size_of
-from studio.errors import ReadOnly, StudioError, UpstreamError
+from studio.contract.caps import Caps
+from studio.errors import ReadOnly, ResultBlocked, StudioError, UpstreamError
 from studio.providers.mongodb.errors import refused
 
 if TYPE_CHECKING:
     from studio.providers._lifo import Pool
     from studio.providers.mongodb.config import MongodbConfig
+    from studio.providers.mongodb.room import Room
     from studio.providers.mongodb.session import Session
+    from studio.providers.mongodb.wire import Long, Whole
 
 Part = TypeVar("Part")
 
 BATCH = 1_000
 """Documents asked for at once; the server sends fewer where they would exceed 16 MiB."""
-SLICE = 100
-"""Documents passed on at once: what they become on their way out takes several times their size."""
 KILL_S = 2.0
+_KEPT: ContextVar[bool] = ContextVar("kept", default=False)
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """All documents that an operation gives in it are kept, as for a result; of a stream, none is."""
+    token = _KEPT.set(True)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 class Work:
@@ -37,57 +49,102 @@ class Work:
         self._limit = {"maxTimeMS": max(1, round(config.timeout_s * 1000))}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def stream(self, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> AsyncGenerator[list[Any], None]:
-        """The documents that a command's cursor gives, as `shape` makes them, in batches of the server."""
+    async def stream(
+        self, command: Mapping[str, Any], shape: Callable[[Any], Any], room: Room
+    ) -> AsyncGenerator[list[Any], None]:
+        """The documents that a command's cursor gives, or its other list, as `shape` makes them, some at a time.
+
+        They end early where the room is `full`.
+
+        Raises:
+            ResultBlocked: one is larger than any answer, or has more than 100,000 values.
+        """
+        from studio.providers.mongodb.wire import listed
+
         limited = {**command, **self._limit}
         name, cursor = "", 0
         try:
-            async with self._pool.begun(lambda held: held.call(self._database, limited, reading=True)) as (held, reply):
-                found = part(reply, "cursor", dict)
-                name, cursor = part(found, "ns", str).partition(".")[2], part(found, "id", int)
-                batch = part(found, "firstBatch", list)
+            async with self._pool.begun(lambda held: self._listed(held, limited)) as (held, found):
                 while True:
-                    batch.reverse()  # taken from the end, so that what was passed on is let go
-                    while batch:
-                        try:
-                            yield [shape(batch.pop()) for _ in range(min(SLICE, len(batch)))]
-                        except GeneratorExit:
-                            return  # nothing is under way on the session: it is as good as before
-                    if not cursor:
+                    reply = listed(found)
+                    try:
+                        async with aclosing(reply.slices(room)) as slices:
+                            async for items in slices:
+                                for at, item in enumerate(items):
+                                    items[at] = shape(item)
+                                room.take(items)
+                                if room.full:
+                                    break
+                                yield items
+                                del items, item  # before the next are decoded
+                    except (GeneratorExit, ResultBlocked):
+                        name, cursor = await self._left(held, reply)
+                        raise
+                    name, cursor = _cursor(await reply.rest())
+                    if not cursor or room.full:
                         return
                     more = {"getMore": cursor, "collection": name, "batchSize": BATCH}
-                    found = part(await held.call(self._database, more, reading=True), "cursor", dict)
-                    batch, cursor = part(found, "nextBatch", list), part(found, "id", int)
+                    found = await self._listed(held, more)
         finally:
             if cursor:
                 self._end(cursor, name)
+
+    async def _listed(self, held: Session, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await held.call(self._database, command, reading=True, listed=True)
+
+    async def _left(self, held: Session, reply: Whole | Long) -> tuple[str, int]:
+        """The cursor of a reply that nobody wants more of: its number stands behind the documents."""
+        try:
+            async with asyncio.timeout(KILL_S):
+                return _cursor(await reply.rest())
+        except Exception:
+            held.abort()
+            return "", 0
 
     async def documents(self, command: Mapping[str, Any]) -> AsyncGenerator[Batch, None]:
         """The documents of a cursor in canonical form; uncapped."""
         from studio.providers.mongodb.values import plain
 
-        async with aclosing(self.stream(command, plain)) as batches:
+        room = self._room(kept=_KEPT.get())
+        async with aclosing(self.stream(command, plain, room)) as batches:
             async for documents in batches:
                 yield Batch([], documents, documents=True)
-        yield Batch([], [], documents=True)  # where there was none, this still says that they are documents
+                del documents
+        # Where there was none, this still says that they are documents.
+        yield Batch([], [], documents=True, more=room.full)
 
     async def read(self, command: Mapping[str, Any], shape: Callable[[Any], Any]) -> Result:
         """All that `stream` gives, within the caps."""
-        result, size = Result(data=[]), 0
-        async with aclosing(self.stream(command, shape)) as batches:
+        result, caps, room = Result(data=[]), Caps(self._config, kept=True), self._room(kept=True)
+        async with aclosing(self.stream(command, shape, room)) as batches:
             async for batch in batches:
-                size, result.truncated = self._keep(result, batch, size)
-                if result.truncated:
+                part = caps.take(Batch([], batch, documents=True))
+                result.data += part.rows
+                result.truncated = part.truncated
+                if part.truncated:
                     break
+        result.truncated = result.truncated or room.full
         result.row_count = len(result.data)
         return result
 
-    async def ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
+    async def values(self, command: Mapping[str, Any]) -> Result:
+        """The values that a command lists, a row each, within the caps."""
+        from studio.providers.mongodb.values import plain
+
+        return await self.read(command, lambda value: {"value": plain(value)})
+
+    def _room(self, *, kept: bool) -> Room:
+        from studio.providers.mongodb.room import Room, most_of_all, most_of_document
+
+        most = self._config.max_bytes
+        return Room(most_of_document(most), most_of_all(most) if kept else None)
+
+    async def ask(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """The reply to a reading command that has no cursor."""
         limited = {**command, **self._limit}
         return await self._pool.use(lambda session: session.call(self._database, limited, reading=True), again=True)
 
-    async def write(self, command: Mapping[str, Any]) -> dict[str, Any]:
+    async def write(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
         """The reply to a writing command. It is sent once.
 
         Raises:
@@ -97,22 +154,6 @@ class Work:
             raise ReadOnly("this connector only reads; ask an admin to set read_only to false if it should write")
         limited = {**command, **self._limit}
         return await self._pool.use(lambda session: session.call(self._database, limited), again=False)
-
-    def capped(self, rows: list[Any]) -> Result:
-        """Rows that came in one reply, within the caps."""
-        result = Result(data=[])
-        _, result.truncated = self._keep(result, rows, 0)
-        result.row_count = len(result.data)
-        return result
-
-    def _keep(self, result: Result, rows: list[Any], size: int) -> tuple[int, bool]:
-        """Add what both caps let through; the size so far, and whether anything was left out."""
-        for row in rows:
-            size += size_of(row)
-            if size > self._config.max_bytes or len(result.data) == self._config.max_rows:
-                return size, True
-            result.data.append(row)
-        return size, False
 
     def _end(self, cursor: int, name: str) -> None:
         """Tell the server that nobody reads on, behind the caller's back: it may have been cancelled."""
@@ -139,6 +180,13 @@ def part(reply: Mapping[str, Any], name: str, kind: type[Part]) -> Part:
     if not isinstance(value, kind):
         raise UpstreamError("the server's answer is not what MongoDB answers")
     return value
+
+
+def _cursor(rest: Mapping[str, Any]) -> tuple[str, int]:
+    """The collection and the number of a cursor; 0 where it is at its end, or there is none."""
+    if "ns" not in rest and "id" not in rest:
+        return "", 0
+    return part(rest, "ns", str).partition(".")[2], part(rest, "id", int)
 
 
 def written(reply: Mapping[str, Any], data: dict[str, Any]) -> Result:

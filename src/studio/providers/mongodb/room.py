@@ -1,0 +1,95 @@
+"""What the documents of one answer may hold, and documents decoded within it. Types of values: https://bsonspec.org."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+import orjson
+
+from studio.contract.bounds import MAX_VALUES, values_of
+from studio.errors import ResultBlocked
+from studio.providers.mongodb.values import CODEC
+
+SIZE = struct.Struct("<i")
+FIXED = {
+    0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0,
+}  # fmt: skip
+"""Bytes of a value by its type."""
+COUNTED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
+"""What has its length before it: how many bytes there are beyond those that it counts."""
+OBJECT, ARRAY, REGEX = 0x03, 0x04, 0x0B
+_WEIGHTS = {OBJECT: 2, ARRAY: 2, 0x05: 2, 0x09: 2, 0x13: 4}
+"""As how many values one counts, by its type: what it takes in memory, or in time to be decoded."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What an answer may hold.
+
+    `document` counts the bytes that one document may have on the wire, `values` those that all documents may have
+    together; None where nothing is kept. `full` says that a document was there and had no room.
+    """
+
+    document: int
+    values: int | None = None
+    full: bool = False
+
+    def take(self, items: list[Any]) -> None:
+        """Count what is kept, in canonical form."""
+        if self.values is not None:
+            encoded = orjson.dumps(items)
+            self.values -= values_of(encoded) + encoded.count(b'{"')
+            self.full = self.values < 0
+
+
+def decoded(raw: bytes | bytearray) -> dict[str, Any]:
+    """A document. Raises ResultBlocked where it has more values than are decoded."""
+    if len(raw) > MAX_VALUES and weight(raw, MAX_VALUES) > MAX_VALUES:
+        raise too_large()
+    return bson.decode(raw, CODEC)
+
+
+def weight(raw: bytes | bytearray, most: int) -> int:
+    """How many values a document has, as `_WEIGHTS` counts them; or anything below `most`."""
+    if raw.count(0) * max(_WEIGHTS.values()) <= most:
+        return 0  # each value has a zero behind its name
+    at, count = 4, 0
+    while at < len(raw) and count <= most:
+        kind = raw[at]
+        at += 1
+        if not kind:
+            continue
+        at = raw.find(0, at) + 1
+        count += _WEIGHTS.get(kind, 1)
+        if kind in (OBJECT, ARRAY):
+            at += 4
+        elif kind in FIXED:
+            at += FIXED[kind]
+        elif kind == REGEX:
+            at = raw.find(0, raw.find(0, at) + 1) + 1
+        elif kind in COUNTED and at + 4 <= len(raw):
+            at += max(0, SIZE.unpack_from(raw, at)[0]) + COUNTED[kind]
+        else:
+            break  # the decoder says what is wrong
+    return count
+
+
+def most_of_document(max_bytes: int) -> int:
+    """Bytes of one document on the wire that are read: somewhat more than an answer may show, 5 MiB in any case."""
+    return max(max_bytes, 4 << 20) * 5 // 4
+
+
+def most_of_all(max_bytes: int) -> int:
+    """How many values the documents of an answer may have that is kept as a whole: 131,072 at the default cap."""
+    return max(MAX_VALUES, max_bytes // 32)
+
+
+def too_large() -> ResultBlocked:
+    """What is said of a document that no answer can hold."""
+    return ResultBlocked(
+        "a document is larger than max_bytes of this connector, or has more than 100,000 values; "
+        "project fewer fields, or have max_bytes raised"
+    )
