@@ -14,6 +14,7 @@ from tests.attack import corpus
 from tests.attack.report import report
 from tests.attack.served import program, served
 from tests.upstreams.mariadb import mariadb
+from tests.upstreams.mongodb import mongodb_database, mongodb_server
 from tests.upstreams.redis import redis_db, redis_server
 
 from studio import providers
@@ -21,7 +22,7 @@ from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
-__all__ = ["mariadb", "program", "redis_db", "redis_server", "served"]
+__all__ = ["mariadb", "mongodb_database", "mongodb_server", "program", "redis_db", "redis_server", "served"]
 
 KINDS = providers.built()
 NETWORKED = [kind for kind in KINDS if kind != "sqlite"]

@@ -8,7 +8,7 @@ import json
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -601,7 +601,7 @@ async def test_a_full_pool_is_pool_busy_before_the_deadline(mongodb_server: Mong
 class Rogue:
     """A server that answers every command with what the test wants, and counts who calls."""
 
-    def __init__(self, *answers: dict[str, Any] | bytes) -> None:
+    def __init__(self, *answers: dict[str, Any] | bytes | Callable[[int], bytes]) -> None:
         self.answers = list(answers)
         self.received: list[dict[str, Any]] = []
         self.connections = self.open = self.most = 0
@@ -627,6 +627,8 @@ class Rogue:
                 # the documents of a write come in a section of their own after this one
                 self.received.append(bson.decode(body[5 : 5 + struct.unpack_from("<i", body, 5)[0]]))
                 answer = next(answers, {"ok": 1.0, "n": 1})
+                if callable(answer):
+                    answer = answer(request)
                 writer.write(answer if isinstance(answer, bytes) else _message(answer, request))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

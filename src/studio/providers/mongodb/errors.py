@@ -82,6 +82,11 @@ def work_error(exc: Exception) -> StudioError | None:
     return None
 
 
+def unknown() -> UpstreamError:
+    """An answer without what MongoDB says there."""
+    return UpstreamError("the server's answer is not what MongoDB answers")
+
+
 def refused(details: Mapping[str, Any], *, code: int | None = None) -> StudioError:
     """What the server answered in place of a result."""
     code = code if code is not None else details.get("code")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import bson
-import orjson
 
-from studio.contract.bounds import MAX_VALUES, values_of
+from studio.contract.bounds import MAX_VALUES
 from studio.errors import ResultBlocked
 from studio.providers.mongodb.values import CODEC
 
@@ -38,11 +37,19 @@ class Room:
     full: bool = False
 
     def take(self, items: list[Any]) -> None:
-        """Count what is kept, in canonical form."""
+        """Count what is kept, decoded."""
         if self.values is not None:
-            encoded = orjson.dumps(items)
-            self.values -= values_of(encoded) + encoded.count(b'{"')
+            self.values -= _values(items)
             self.full = self.values < 0
+
+
+def _values(held: list[Any] | dict[str, Any]) -> int:
+    """How many values there are, objects and lists counted twice: in each, as many as it has, and itself once more."""
+    count = 1 + len(held)
+    for one in held.values() if isinstance(held, dict) else held:
+        if type(one) is dict or type(one) is list:
+            count += _values(one)
+    return count
 
 
 def decoded(raw: bytes | bytearray) -> dict[str, Any]:

@@ -11,14 +11,16 @@ import struct
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+import bson
 from pymongo.errors import ProtocolError
 from pymongo.helpers_shared import _check_command_response
 from pymongo.message import _OpMsg
 from pymongo.network_layer import PyMongoProtocol
 
 from studio.contract.bounds import MAX_VALUES
-from studio.errors import UpstreamError
+from studio.providers.mongodb.errors import unknown
 from studio.providers.mongodb.room import ARRAY, COUNTED, FIXED, OBJECT, REGEX, SIZE, Room, decoded, too_large, weight
+from studio.providers.mongodb.values import CODEC
 
 MAX_MESSAGE = 17 * 1024 * 1024
 """Bytes of one reply. A server puts at most 16 MiB of documents into one."""
@@ -32,6 +34,7 @@ LISTS = frozenset({b"firstBatch", b"nextBatch", b"values", b"writeErrors"})
 LONG = "long"
 """Where pymongo's answer has a `Long`."""
 _MAX_NAME = 1024
+_SMALL = 16 * 1024
 
 
 class Wire(PyMongoProtocol):
@@ -74,7 +77,7 @@ class Whole:
         name = next((name for name in ("firstBatch", "nextBatch", "values") if name in found), "")
         items = found.get(name)
         if not isinstance(items, list):
-            raise _unknown()
+            raise unknown()
         items.reverse()  # taken from the end, so that what was passed on is let go
         while items:
             yield [items.pop() for _ in range(min(SLICE, len(items)))]
@@ -112,10 +115,17 @@ class Long:
             ResultBlocked: one is larger than a document may be, or has more values than are decoded.
         """
         if not await self._list():
-            raise _unknown()
+            raise unknown()
         items: list[Any] = []
         size = 0
-        while (kind := await self._next()) is not None:
+        while True:
+            size += self._at_hand(items)
+            if len(items) >= SLICE or size >= PART:
+                yield items
+                items, size = [], 0  # what reads it has let it go by now
+                continue
+            if (kind := await self._next()) is None:
+                break
             length = await self._length(kind)
             if length > room.document:
                 raise too_large()
@@ -126,11 +136,26 @@ class Long:
             items.append(decoded(raw) if kind == OBJECT else decoded(raw)[""])
             del raw
             size += length
-            if len(items) == SLICE or size >= PART:
-                yield items
-                items, size = [], 0  # what reads it has let it go by now
         if items:
             yield items
+
+    def _at_hand(self, items: list[Any]) -> int:
+        """Take the next documents of the list that are here and small, up to a slice; how many bytes they have."""
+        buffer, at, size = self._buffer, self._at, 0
+        with memoryview(buffer) as view:
+            while len(items) < SLICE and at < len(view) and view[at] == OBJECT:
+                start = buffer.find(0, at, at + _MAX_NAME) + 1
+                if not start or start + 4 > len(view):
+                    break
+                length = SIZE.unpack_from(view, start)[0]
+                if not 5 <= length <= _SMALL or start + length > len(view):
+                    break
+                with view[start : start + length] as raw:
+                    items.append(bson.decode(raw, CODEC))
+                at = start + length
+                size += length
+        self._at = at
+        return size
 
     async def rest(self) -> Mapping[str, Any]:
         """What it has besides the list, and what its cursor has. Of items that were not taken nothing is kept.
@@ -158,8 +183,6 @@ class Long:
                 length = await self._length(kind)
                 failed = [decoded(await self._item(kind, length))] if length <= MAX_HEAD else []
         return {**await self.rest(), **({"writeErrors": failed} if failed else {})}
-
-    # -- elements -------------------------------------------------------------------------------------
 
     async def _list(self) -> bool:
         """Go on to the list's first item, or to the end where there is no list any more. The rest is put aside."""
@@ -235,14 +258,10 @@ class Long:
         raw = await self._take(length)
         return raw if kind == OBJECT else b"".join((SIZE.pack(length + 7), b"%c\0" % kind, raw, b"\0"))
 
-    # -- bytes ----------------------------------------------------------------------------------------
-
     async def _need(self, count: int) -> None:
         """Have so many bytes at hand."""
         while len(self._buffer) - self._at < count:
-            rest = self._buffer[self._at :]
-            self._past += self._at
-            self._buffer, self._at = rest, 0
+            self._buffer, self._past, self._at = self._buffer[self._at :], self._past + self._at, 0
             self._buffer += await self._wire.more()
 
     async def _take(self, length: int) -> bytearray:
@@ -279,7 +298,3 @@ def unpacked(wire: Wire, data: memoryview, code: int) -> _OpMsg | Long:
     if code != _OpMsg.OP_CODE:
         raise ProtocolError("the message is of another kind")
     return Long(wire, data) if wire.left else _OpMsg.unpack(data)
-
-
-def _unknown() -> UpstreamError:
-    return UpstreamError("the server's answer is not what MongoDB answers")

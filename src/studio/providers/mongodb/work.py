@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from studio.contract import Batch, Result
 from studio.contract.caps import Caps
-from studio.errors import ReadOnly, ResultBlocked, StudioError, UpstreamError
-from studio.providers.mongodb.errors import refused
+from studio.errors import ReadOnly, ResultBlocked, StudioError
+from studio.providers.mongodb.errors import refused, unknown
 
 if TYPE_CHECKING:
     from studio.providers._lifo import Pool
@@ -178,7 +178,7 @@ def part(reply: Mapping[str, Any], name: str, kind: type[Part]) -> Part:
     """A part of a reply. Raises UpstreamError where the server left it out or means something else by it."""
     value = reply.get(name)
     if not isinstance(value, kind):
-        raise UpstreamError("the server's answer is not what MongoDB answers")
+        raise unknown()
     return value
 
 
