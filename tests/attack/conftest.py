@@ -13,16 +13,22 @@ from tests import poison
 from tests.attack import corpus
 from tests.attack.report import report
 from tests.attack.served import program, served
+from tests.upstreams.kafka import kafka
 from tests.upstreams.mariadb import mariadb
 from tests.upstreams.mongodb import mongodb_database, mongodb_server
+from tests.upstreams.rabbitmq import rabbitmq
 from tests.upstreams.redis import redis_db, redis_server
+from tests.upstreams.sqs import moto
 
 from studio import providers
 from studio.models import Principal, Role
 from studio.services.connector_service import ConnectorService
 from studio.settings import Settings
 
-__all__ = ["mariadb", "mongodb_database", "mongodb_server", "program", "redis_db", "redis_server", "served"]
+__all__ = [
+    "kafka", "mariadb", "mongodb_database", "mongodb_server", "moto", "program", "rabbitmq", "redis_db", "redis_server",
+    "served",
+]  # fmt: skip
 
 KINDS = providers.built()
 NETWORKED = [kind for kind in KINDS if kind != "sqlite"]

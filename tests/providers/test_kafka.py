@@ -177,7 +177,7 @@ async def test_a_bomb_in_a_topic_is_an_error_in_words(provider: Any, kafka: Kafk
     await stopped(bare)
     for verb in ("receive", "peek"):
         code, message = await code_of(ask(provider, verb, name=topic))
-        assert (code, "32 MiB" in message) == ("upstream_error", True)
+        assert (code, "8 MiB" in message) == ("upstream_error", True)
 
 
 async def test_tombstones_repeated_headers_and_bytes_are_shown(provider: Any, kafka: Kafka, topic: str) -> None:

@@ -9,7 +9,7 @@ import datetime as dt
 import itertools
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +28,8 @@ _LATE = (
     "is of a session that has ended, or its hold_s has passed: the message comes back, receive it again "
     "(and ask for a longer hold_s)"
 )
+_LARGE = 1 << 16
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
 Item = TypeVar("Item")
 
 
@@ -139,8 +141,10 @@ def patience(config: ProviderConfig, wait_s: float) -> float:
     return wait_s
 
 
-def fitting(found: Sequence[Incoming], max_bytes: int) -> tuple[list[tuple[Any, ...]], bool]:
+def fitting(found: Iterable[Incoming], max_bytes: int) -> tuple[list[tuple[Any, ...]], bool]:
     """Rows of the first messages, as many as max_bytes takes; and whether that left some out.
+
+    `found` is asked for a message when the one before has become a row: what makes it may let that go.
 
     Raises:
         ResultBlocked: not even the first one fits.
@@ -148,14 +152,32 @@ def fitting(found: Sequence[Incoming], max_bytes: int) -> tuple[list[tuple[Any, 
     rows: list[tuple[Any, ...]] = []
     left = max_bytes
     for message in found:
-        row = message.row()
-        left -= size_of(list(row))
+        if message.body is None or len(message.body) <= left:
+            row = message.row()
+            least = _escaped(message.body) if row[1] == "text" else 0
+            left = -1 if least > left else left - size_of(list(row))
+        else:
+            left = -1
         if left < 0:
-            break
+            if not rows:
+                raise too_large()
+            return rows, True
         rows.append(row)
-    if found and not rows:
-        raise too_large()
-    return rows, len(rows) < len(found)
+    return rows, False
+
+
+def _escaped(body: bytes | None) -> int:
+    """At least how many bytes a large text takes as JSON: a control character takes six. Found without making them."""
+    if body is None or len(body) < _LARGE:
+        return 0
+    return 6 * len(body) - 5 * len(body.translate(None, _CONTROLS))
+
+
+def emptied(found: list[Item]) -> Iterator[Item]:
+    """The items of a list, which lets each go before it is used: two forms of a message need not stand side by side."""
+    found.reverse()
+    while found:
+        yield found.pop()
 
 
 def too_large() -> ResultBlocked:

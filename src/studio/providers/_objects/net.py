@@ -8,6 +8,7 @@ Redirects are never followed: each storage service says "307, over there" to who
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import time
@@ -29,6 +30,8 @@ _MAX_CONTEXTS = 64
 MAX_ANSWER = 6 * 1024 * 1024
 """Bytes of a list or an error. A page of 1,000 keys takes about 1 MiB, of the longest ones 4."""
 _BLANK = b"\xef\xbb\xbf \t\r\n"
+_FOUR_BYTES = re.compile(rb"[\xf0-\xf4]")
+"""Where UTF-8 has a character beyond U+FFFF; one makes all of a text four bytes wide (PEP 393)."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")
 _contexts: OrderedDict[str | None, TlsContext] = OrderedDict()
 
@@ -126,10 +129,29 @@ class Bounded(aiohttp.ClientResponse):
         return body
 
 
-class BoundedMessages(Bounded):
-    """The same for answers that carry messages: ten of 1 MiB each."""
+class TooMuch(UpstreamError):
+    """More than is read of one answer."""
 
-    most = 16 * 1024 * 1024
+
+class BoundedMessages(Bounded):
+    """The same for answers that carry messages of 1 MiB, and for the text they become: up to 4 bytes a character."""
+
+    most = 4 * 1024 * 1024
+    most_decoded = 8 * 1024 * 1024
+
+    async def _bounded(self) -> bytes:
+        try:
+            body = await super()._bounded()
+        except UpstreamError:
+            raise _too_much() from None
+        width = 1 if body.isascii() else 4 if _FOUR_BYTES.search(body) else 2
+        if width * len(body) > self.most_decoded:
+            raise _too_much()
+        return body
+
+
+def _too_much() -> TooMuch:
+    return TooMuch("the server's answer is larger than is read at once; ask for fewer messages")
 
 
 async def session(

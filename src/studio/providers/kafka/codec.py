@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from aiokafka.errors import KafkaError
+from aiokafka.record.memory_records import MemoryRecords as _MemoryRecords
 
+Buffer = bytes | bytearray
 LIMIT = 8 << 20
 """Bytes of one unpacked batch. Producers pack 16 KiB to 1 MiB unless told otherwise (batch.size)."""
 _START = 1 << 16
@@ -22,22 +24,99 @@ _XERIAL_HEAD = 16
 
 
 class Unpackable(KafkaError):  # type: ignore[misc]
-    """A batch that is damaged, or unpacks to more than LIMIT."""
+    """A batch that is damaged, unpacks to more than LIMIT, or has a record of too many headers."""
+
+
+MOST_HEADERS = 10_000
+"""Of one record: a header may take 2 bytes in a batch, and takes 200 as an object."""
+_LEAST = 2 * MOST_HEADERS
+_HEAD = 61
+"""Bytes of a batch before its records (Kafka's protocol guide, "Record Batch")."""
+
+
+def weight(record: Any) -> int:
+    """About how many bytes a record takes."""
+    headers = sum(200 + len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def judged(records: Buffer) -> Buffer:
+    """Records of a batch, none of which has more than MOST_HEADERS. Raises Unpackable."""
+    if len(records) < _LEAST:
+        return records
+    at = 0
+    try:
+        while at < len(records):
+            size, body = _varint(records, at)
+            if size < 0:
+                raise Unpackable
+            if size >= _LEAST and _headers(records, body) > MOST_HEADERS:
+                raise Unpackable
+            at = body + size
+    except IndexError:
+        raise Unpackable from None
+    return records
+
+
+def _headers(records: Buffer, at: int) -> int:
+    at += 1  # attributes
+    for _ in ("timestamp", "offset"):
+        _, at = _varint(records, at)
+    for _ in ("key", "value"):
+        size, at = _varint(records, at)
+        at += max(0, size)
+    return _varint(records, at)[0]
+
+
+def _varint(data: Buffer, at: int) -> tuple[int, int]:
+    """A zigzag number and where it ends."""
+    byte = data[at]
+    if byte < 128:
+        return (byte >> 1) ^ -(byte & 1), at + 1
+    found = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        found |= (byte & 127) << shift
+        if byte < 128:
+            return (found >> 1) ^ -(found & 1), at
+        shift += 7
+        if shift > 63:
+            raise Unpackable
+
+
+class Records(_MemoryRecords):  # type: ignore[misc]
+    """aiokafka's records of one answer, each batch of which is judged before it is decoded."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._raw, self._at = raw, 0
+
+    def next_batch(self) -> Any:
+        """As in aiokafka. Raises Unpackable."""
+        start = self._at
+        self._at += 12 + int.from_bytes(self._raw[start + 8 : start + 12], "big", signed=True)
+        plain = self._raw[start + 16 : start + 17] == b"\2" and not self._raw[start + 22] & 7
+        if plain:
+            judged(self._raw[start + _HEAD : self._at])
+        return super().next_batch()
 
 
 def gzip_decode(payload: Any) -> bytes:
     """One or more gzip members. Raises Unpackable."""
-    left, out = bytes(payload), b""
+    left, room, parts = bytes(payload), LIMIT, list[bytes]()
     try:
         while left:
             member = zlib.decompressobj(wbits=31)
-            out += member.decompress(left, LIMIT - len(out) + 1)
-            if len(out) > LIMIT or not member.eof:
+            parts.append(member.decompress(left, room + 1))
+            room -= len(parts[-1])
+            if room < 0 or not member.eof:
+                parts.clear()  # an error keeps what stands here for as long as somebody keeps the error
                 raise Unpackable
             left = member.unused_data
     except zlib.error:
         raise Unpackable from None
-    return out
+    return b"".join(parts)  # of a single one no copy is made
 
 
 def snappy_decode(payload: Any) -> bytes:
@@ -65,21 +144,21 @@ def _xerial(raw: bytes) -> list[bytes]:
     return blocks
 
 
-def lz4_decode(payload: Any) -> bytes:
+def lz4_decode(payload: Any) -> bytearray:
     """An LZ4 frame. Raises Unpackable."""
     import cramjam
 
     return _into(cramjam.lz4.decompress_into, bytes(payload))
 
 
-def zstd_decode(payload: Any) -> bytes:
+def zstd_decode(payload: Any) -> bytearray:
     """A Zstandard frame. Raises Unpackable."""
     import cramjam
 
     return _into(cramjam.zstd.decompress_into, bytes(payload))
 
 
-def _into(unpack: Callable[[bytes, bytearray], int], raw: bytes) -> bytes:
+def _into(unpack: Callable[[bytes, bytearray], int], raw: bytes) -> bytearray:
     """Unpack into a buffer, and into a larger one where it does not fit: making 8 MiB each time would cost 5 ms."""
     import cramjam
 
@@ -88,15 +167,17 @@ def _into(unpack: Callable[[bytes, bytearray], int], raw: bytes) -> bytes:
         size = min(size, LIMIT)
         buffer = bytearray(size)
         try:
-            return bytes(memoryview(buffer)[: unpack(raw, buffer)])
+            del buffer[unpack(raw, buffer) :]
+            return buffer
         except cramjam.DecompressionError:
             if size == LIMIT:
                 raise Unpackable from None
-        size *= 8
+        size, buffer = size * 8, bytearray()  # the old one goes before the new one is made
 
 
 def install() -> None:
-    """Put the decoders into aiokafka's record modules, the compiled ones and the plain ones."""
+    """Put the decoders into aiokafka's record modules (compiled and plain), and `Records` into its fetcher."""
+    from aiokafka.consumer import fetcher
     from aiokafka.record import default_records, legacy_records
 
     modules = {default_records, legacy_records}
@@ -109,4 +190,13 @@ def install() -> None:
     for module in modules:
         for decode in (gzip_decode, snappy_decode, lz4_decode, zstd_decode):
             if hasattr(module, decode.__name__):
-                setattr(module, decode.__name__, decode)
+                legacy = module.__name__.endswith("legacy_records")  # which know no headers
+                setattr(module, decode.__name__, decode if legacy else _then_judged(decode))
+    fetcher.MemoryRecords = Records
+
+
+def _then_judged(decode: Callable[[Any], Buffer]) -> Callable[[Any], Buffer]:
+    def decoded(payload: Any) -> Buffer:
+        return judged(decode(payload))
+
+    return decoded

@@ -31,7 +31,8 @@ MOST_ROUNDS = 200_000
 """SCRAM iterations that a server may ask for: each costs it nothing and us CPU. Kafka's own default is 4,096."""
 LEAST_ROUNDS = 4096
 """RFC 7677, section 4: fewer would make the password easy to guess from what we answer."""
-ANSWER_ROOM = 16 << 20
+ANSWER_ROOM = 4 << 20
+"""Bytes of an answer beyond max_bytes: one batch larger than what was asked for is given nevertheless."""
 
 # It logs each failed connect with its address, and a warning about passwords; what matters is raised.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
@@ -100,7 +101,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
             if self is None:
                 return
             self._handle_frame(answer)
-            del self
+            del self, answer  # until the next one comes
 
 
 class _BoundedScram:
@@ -133,7 +134,7 @@ class Door:
             on_close=on_close, sasl_mechanism=config.sasl_mechanism, sasl_plain_username=config.username,
             sasl_plain_password=config.password.get_secret_value() if config.password else None,
         )  # fmt: skip
-        connection.room = ANSWER_ROOM + 4 * config.max_bytes
+        connection.room = ANSWER_ROOM + config.max_bytes
         try:
             async with within(config.connect_timeout_s) as dialling:
                 connection._loop = _Loop(self._network, dialling)

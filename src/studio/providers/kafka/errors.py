@@ -58,7 +58,7 @@ _WORK: dict[str, Entry] = {
     "ReplicaNotAvailableError": (Unreachable, _MOVED),
     "UnsupportedCompressionType": (UpstreamError, "the broker does not know this compression"),
     "CorruptRecordException": (UpstreamError, "the broker and this service do not agree on the message's checksum"),
-    "Unpackable": (UpstreamError, "a batch of messages is damaged, or unpacks to more than 32 MiB"),
+    "Unpackable": (UpstreamError, "a batch is damaged, unpacks to more than 8 MiB, or has 10,000 headers in a message"),
     "RecordTooLargeError": (UpstreamError, "a message is too large to be fetched"),
     "OffsetOutOfRangeError": (UpstreamError, "the group's offset is not in the topic any more; reset it"),
     "CommitFailedError": (Conflict, _AGAIN),

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from studio.providers.kafka.codec import weight
+
 if TYPE_CHECKING:
     from studio.providers.kafka.reader import Reader
 
@@ -36,6 +38,10 @@ class Ledger:
             self.back[record.partition, record.offset] = record
             self.committed.setdefault(record.partition, record.offset)
             self.read_to[record.partition] = max(self.read_to.get(record.partition, 0), record.offset + 1)
+
+    def weight(self) -> int:
+        """About how many bytes wait to be handed out."""
+        return sum(map(weight, self.back.values()))
 
     def next(self, count: int) -> list[Any]:
         """The records to hand out next, in the order of their partitions."""

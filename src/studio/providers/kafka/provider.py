@@ -185,10 +185,13 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         async with self._readers.use(self._full(name), self._cluster) as reader:
             found = await reader.take(count, patience)
             ledger = reader.ledger
-            came = [work.incoming(record) for record in found]
-            for record, each in zip(found, came, strict=True):
+
+            def came(record: Any) -> shared.Incoming:
+                each = work.incoming(record)
                 each.redelivered = (record.partition, record.offset) in ledger.again or None
-            rows, cut = shared.fitting(came, self.config.max_bytes)
+                return each
+
+            rows, cut = shared.fitting(map(came, found), self.config.max_bytes)
             kept = found[: len(rows)]
             ledger.hand_out(kept)
             handles: Sequence[str | None] = [None] * len(kept)
@@ -224,11 +227,11 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
 
         config = self.config
         count = shared.wanted(config, max_messages)
-        found = await work.look(
+        found, left = await work.look(
             self._cluster, self._full(name), count, group=config.group_id, where=where, room=config.max_bytes
         )
-        rows, cut = shared.fitting([work.incoming(record) for record in found], config.max_bytes)
-        return shared.answer(rows, [None] * len(rows), truncated=cut, more=_MORE)
+        rows, cut = shared.fitting(map(work.incoming, shared.emptied(found)), config.max_bytes)
+        return shared.answer(rows, [None] * len(rows), truncated=cut or left, more=_MORE)
 
     async def describe(self, name: Name) -> dict[str, Any]:
         """Describe one topic: partitions with their offsets, how many messages lie between, and the group's lag."""

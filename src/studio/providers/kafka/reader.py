@@ -12,15 +12,16 @@ from aiokafka.structs import TopicPartition
 
 from studio.errors import StudioError
 from studio.providers.kafka.cluster import Cluster
+from studio.providers.kafka.codec import weight
 from studio.providers.kafka.config import KafkaConfig
 from studio.providers.kafka.connections import Client, Door
 from studio.providers.kafka.ledger import Ledger
+from studio.providers.kafka.work import FETCH_BYTES
 
 STEP_S = 0.05
 FIRST_LOOK_S = 5.0
 """How long the first look into a partition may take when nothing is waited for."""
 STOP_S = 2.0
-FETCH_BYTES = 1 << 20
 DAY_MS = 86_400_000
 Answer = TypeVar("Answer")
 
@@ -45,10 +46,10 @@ class Reader:
         self.ledger = Ledger()
         self.closed = False
         self.last_used = asyncio.get_running_loop().time()
-        room = max(FETCH_BYTES, config.max_bytes)
+        self._room = config.max_bytes
         self._consumer = AIOKafkaConsumer(
             group_id=group, client_id=config.client_id, enable_auto_commit=False, auto_offset_reset="earliest",
-            isolation_level="read_committed", fetch_max_bytes=room, max_partition_fetch_bytes=room,
+            isolation_level="read_committed", fetch_max_bytes=FETCH_BYTES, max_partition_fetch_bytes=FETCH_BYTES,
             request_timeout_ms=int(config.timeout_s * 1000) + 1000, max_poll_interval_ms=DAY_MS,
             bootstrap_servers=[f"{host}:{port}" for host, port in door.servers],
         )  # fmt: skip
@@ -79,11 +80,14 @@ class Reader:
         return done is not None and done.done() and (done.cancelled() or done.exception() is not None)
 
     async def take(self, count: int, wait_s: float) -> list[Any]:
-        """Up to `count` records, not handed out yet. Raises StudioError, and what aiokafka raises."""
+        """Up to `count` records, not handed out yet; no more are read when they fill max_bytes.
+
+        Raises StudioError, and what aiokafka raises.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         patience = loop.time() + FIRST_LOOK_S
-        while len(self.ledger.back) < count:
+        while len(self.ledger.back) < count and self.ledger.weight() < self._room:
             missing = count - len(self.ledger.back)
             if self.ledger.back:
                 if not await self._poll(missing, 0):
@@ -98,10 +102,19 @@ class Reader:
 
     async def _poll(self, count: int, waiting: float) -> bool:
         async def poll() -> bool:
-            found = await self._consumer.getmany(timeout_ms=int(waiting * 1000), max_records=count)
-            # with no await between: what a caller who was cancelled did not see is not lost
-            self.ledger.came(record for some in found.values() for record in some)
-            return bool(found)
+            left = self._room - self.ledger.weight()
+            first = True
+            for _ in range(count):
+                # one at a time: a few bytes of a packed batch may unpack to anything
+                found = await self._consumer.getmany(timeout_ms=int(waiting * 1000) * first, max_records=1)
+                # with no await between: what a caller who was cancelled did not see is not lost
+                records = [record for some in found.values() for record in some]
+                self.ledger.came(records)
+                left -= sum(map(weight, records))
+                if not records or left <= 0:
+                    return bool(records) or not first
+                first = False
+            return True
 
         return await self._unless_refused(poll())
 
@@ -132,9 +145,10 @@ class Reader:
                 raise self._client.failure
             return await task
         finally:
-            for one in (task, refused):
-                one.cancel()
+            task.cancel()
+            refused.cancel()
             await asyncio.gather(task, refused, return_exceptions=True)
+            del task, refused  # whose exceptions know this frame
 
     async def close(self) -> None:
         """Leave the group and close the connections; what is not done comes back to the group."""

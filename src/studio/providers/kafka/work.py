@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +14,13 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
 from studio.contract.messaging import Scalar
 from studio.errors import InvalidRequest
 from studio.providers._messages import Incoming, Outgoing
 from studio.providers.kafka.cluster import FIRST, NEXT, READ_COMMITTED, Cluster, Partition, by_leader, reason
+from studio.providers.kafka.codec import Records, weight
 from studio.providers.kafka.errors import answered, work_error
 
 BATCH_BYTES = 900_000
@@ -31,6 +30,8 @@ CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 ROUNDS = 10
 """Fetches of one look at a node: a broker may answer less than there is."""
 FETCH_MS = 500
+FETCH_BYTES = 1 << 20
+"""Of one fetch: an answer is in memory three times while it is decoded."""
 
 
 @dataclass
@@ -141,9 +142,10 @@ def _header(value: Scalar) -> bytes:
 
 def incoming(record: Any) -> Incoming:
     """A record in the family's shape."""
-    headers: dict[str, Any] = {}
+    several: dict[str, list[Any]] = {}
     for name, value in record.headers:
-        headers[name] = [*_several(headers[name]), value] if name in headers else value
+        several.setdefault(name, []).append(value)
+    headers = {name: values if len(values) > 1 else values[0] for name, values in several.items()}
     at = dt.datetime.fromtimestamp(record.timestamp / 1000, dt.UTC) if (record.timestamp or -1) > 0 else None
     return Incoming(
         body=record.value, key=record.key, headers=headers, id=f"{record.partition}:{record.offset}",
@@ -151,12 +153,12 @@ def incoming(record: Any) -> Incoming:
     )  # fmt: skip
 
 
-def _several(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-async def look(cluster: Cluster, topic: str, count: int, *, group: str | None, where: str, room: int) -> list[Any]:
+async def look(
+    cluster: Cluster, topic: str, count: int, *, group: str | None, where: str, room: int
+) -> tuple[list[Any], bool]:
     """Up to `count` records in the order of their times, without a group: nothing is committed and nobody is told.
+
+    And whether `room` bytes, of which each partition has its share, left some out.
 
     `where`: `next` is what the group would receive, `first` the oldest, `last` the newest.
     """
@@ -170,10 +172,15 @@ async def look(cluster: Cluster, topic: str, count: int, *, group: str | None, w
         starts = {number: max(start, done.get(number, start)) for number, start in starts.items()}
     places = {part.number: (starts[part.number], ends[part.number]) for part in partitions}
     found: list[Any] = []
-    for node, numbers in by_leader(part for part in partitions if _between(places[part.number])).items():
-        found += await _fetch(cluster, node, topic, {number: places[number] for number in numbers}, count, room)
+    cut = False
+    wanted = [part for part in partitions if _between(places[part.number])]
+    for node, numbers in by_leader(wanted).items():
+        share = room * len(numbers) // len(wanted)
+        more, less = await _fetch(cluster, node, topic, {number: places[number] for number in numbers}, count, share)
+        found += more
+        cut = cut or less
     found.sort(key=lambda record: (record.timestamp, record.partition, record.offset))
-    return found[-count:] if where == "last" else found[:count]
+    return (found[-count:] if where == "last" else found[:count]), cut
 
 
 def _between(place: tuple[int, int]) -> bool:
@@ -182,26 +189,41 @@ def _between(place: tuple[int, int]) -> bool:
 
 async def _fetch(
     cluster: Cluster, node: int, topic: str, places: dict[int, tuple[int, int]], count: int, room: int
-) -> list[Any]:
-    """Up to `count` records of each partition, from the first to the second offset of its place."""
+) -> tuple[list[Any], bool]:
+    """Up to `count` records of each partition, from the first to the second offset of its place.
+
+    A partition ends with the record that fills its share of `room`, all with what fills all of it; and whether one did.
+    """
     found: dict[int, list[Any]] = {number: [] for number in places}
+    left = dict.fromkeys(places, room // max(len(places), 1))
     for _ in range(ROUNDS):
-        wanted = [(n, place[0], room) for n, place in places.items() if _between(place) and len(found[n]) < count]
+        wanted = [
+            (n, place[0], FETCH_BYTES)
+            for n, place in places.items()
+            if _between(place) and len(found[n]) < count and left[n] > 0 and sum(left.values()) > 0
+        ]
         if not wanted:
             break
-        response = await cluster.ask(node, FetchRequest(FETCH_MS, 1, room, READ_COMMITTED, [(topic, wanted)]))
+        response = await cluster.ask(node, FetchRequest(FETCH_MS, 1, FETCH_BYTES, READ_COMMITTED, [(topic, wanted)]))
         for _, answers in response.topics:
             for number, code, _, *rest in answers:
                 if failure := answered(code):
                     raise failure
                 aborted = rest[2] if response.API_VERSION >= 11 else rest[-2] if response.API_VERSION >= 4 else None
                 records = PartitionRecords(
-                    TopicPartition(topic, number), MemoryRecords(bytes(rest[-1] or b"")), aborted, places[number][0],
+                    TopicPartition(topic, number), Records(bytes(rest[-1] or b"")), aborted, places[number][0],
                     None, None, True, READ_COMMITTED,
                 )  # fmt: skip
-                found[number] += itertools.islice(records, count - len(found[number]))
+                while len(found[number]) < count and left[number] > 0 and sum(left.values()) > 0:
+                    record = next(records, None)
+                    if record is None:
+                        break
+                    found[number].append(record)
+                    left[number] -= weight(record)
                 places[number] = (records.next_fetch_offset, places[number][1])
-    return [record for some in found.values() for record in some]
+                records._records_iterator = None  # which knows the records, which know it: megabytes in a cycle
+    full = any(left[n] <= 0 and _between(place) and len(found[n]) < count for n, place in places.items())
+    return [record for some in found.values() for record in some], full or sum(left.values()) <= 0 < len(left)
 
 
 async def described(cluster: Cluster, topic: str, group: str | None) -> dict[str, Any]:

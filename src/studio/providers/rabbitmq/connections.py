@@ -22,18 +22,23 @@ from aiormq.connection import TransportFactory
 from pamqp import commands as spec
 from pamqp.body import ContentBody
 from pamqp.frame import marshal
+from pamqp.header import ContentHeader
 
 from studio.contract.network import TlsContext
 from studio.providers._tcp import Tcp, tls_failure
+from studio.providers.rabbitmq import tables
 from studio.providers.rabbitmq.errors import Lost, login_error
 
 FRAME_MAX = 131_072
 """Bytes of one frame: RabbitMQ's own default, and the most that a server can make us read at once."""
+USUAL_HEAD = 1024
+HEAD_COST = 10
 CLOSE_S = 1.0
 Answer = TypeVar("Answer")
 
 # It logs a traceback for every cut, and the user's name with it; what matters is raised.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
+tables.install()
 
 
 async def driven(work: Awaitable[Answer]) -> Answer:
@@ -75,22 +80,42 @@ class _Given(TransportFactory):
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
+class Cut(DeliveredMessage):
+    """A message for which there was no room."""
+
+
 class Channel(_Channel):
-    """A channel that stops keeping the bodies of messages when there is no `room` for them any more."""
+    """A channel that stops keeping messages when there is no `room` for them any more: their properties and body go.
+
+    `largest` is the most that one of them took of it.
+    """
 
     room = 0
+    largest = 0
+    _weight = 0
+
+    async def _get_frame(self) -> Any:
+        weight, frame = await self.frames.get()
+        self.frames.task_done()
+        if isinstance(frame, ContentHeader):
+            self._weight = weight
+        return frame
 
     async def _read_content(self, frame: Any, header: Any) -> DeliveredMessage:
-        self.room -= header.body_size
+        # Small values of a table take some ten times the memory of their bytes; a usual head has no 1 KiB of them.
+        taken = header.body_size + self._weight + HEAD_COST * max(0, self._weight - USUAL_HEAD)
+        self.room -= taken
+        self.largest = max(self.largest, taken)
         if self.room >= 0:
             return await super()._read_content(frame, header)
+        header.properties = spec.Basic.Properties(message_id=header.properties.message_id)
         left = header.body_size
         while left > 0:
             content = await self._get_frame()
             if not isinstance(content, ContentBody):
                 raise ValueError("a frame that is no content")
             left -= len(content.value)
-        return DeliveredMessage(delivery=frame, header=header, body=b"", channel=self)
+        return Cut(delivery=frame, header=header, body=b"", channel=self)
 
 
 class Wire(aiormq.Connection):

@@ -170,16 +170,17 @@ class Rabbitmq(AcknowledgingProvider[RabbitmqConfig]):
         async with self._in.lease() as lane:
             found = await work.take(lane, queue, count, patience, self.config.max_bytes)
             try:
-                came = [
-                    work.incoming(message, self.config.queue_prefix or "") for message in found if work.whole(message)
-                ]
-                if found and not came:
+                whole = [message for message in found if work.whole(message)]
+                tags = [int(message.delivery_tag or 0) for message in found]
+                if found and not whole:
                     raise shared.too_large()
+                prefix = self.config.queue_prefix or ""
+                del found
+                came = (work.incoming(message, prefix) for message in shared.emptied(whole))
                 rows, _ = shared.fitting(came, self.config.max_bytes)
             except StudioError:
-                await work.settle_here(lane.channel, [int(message.delivery_tag or 0) for message in found], back=True)
+                await work.settle_here(lane.channel, tags, back=True)
                 raise
-            tags = [int(message.delivery_tag or 0) for message in found]
             kept, rest = tags[: len(rows)], tags[len(rows) :]
             await work.settle_here(lane.channel, rest, back=True)
             handles: Sequence[str | None] = [None] * len(kept)

@@ -15,11 +15,13 @@ from pamqp import commands as spec
 
 from studio.errors import StudioError, UpstreamError
 from studio.providers._messages import Incoming, Outgoing
-from studio.providers.rabbitmq.connections import Channel, Lane, Wire, driven
+from studio.providers.rabbitmq.connections import Channel, Cut, Lane, Wire, driven
 from studio.providers.rabbitmq.errors import Lost, work_error
 
 AT_ONCE = 500
 """Messages of one publish that wait for their confirmation at the same time."""
+AT_FIRST = 20
+"""Messages of one receive that the server is asked for while little is known of their size."""
 QUIET_S = 0.1
 """How long a message that the server counted may take to arrive; longer, and somebody else has taken it."""
 PERSISTENT = 2
@@ -90,9 +92,9 @@ def _refused(failed: dict[int, BaseException], taken: int, total: int) -> BaseEx
 
 
 async def take(lane: Lane, queue: str, count: int, wait_s: float, room: int) -> list[DeliveredMessage]:
-    """Up to `count` messages, unsettled, in their order; bodies beyond `room` bytes are left out (see `Channel`)."""
+    """Up to `count` messages, unsettled, in their order; those beyond `room` bytes are `Cut` (see `Channel`)."""
     channel = lane.channel
-    channel.room = room
+    channel.room, channel.largest = room, 0
     first = await driven(channel.basic_get(queue))
     found: list[DeliveredMessage] = []
     counted = 0
@@ -103,7 +105,16 @@ async def take(lane: Lane, queue: str, count: int, wait_s: float, room: int) -> 
             return found
     elif not wait_s:
         return found
-    found += await _consume(channel, queue, counted or count, 0 if counted else wait_s)
+    # In rounds: what is under way when the room is full has to be read to its end.
+    wanted, at_once = counted or count, AT_FIRST
+    while wanted > 0:
+        asked = max(1, min(wanted, at_once, channel.room // max(channel.largest, 1)))
+        more = await _consume(channel, queue, asked, 0 if found else wait_s)
+        found += more
+        wanted -= len(more)
+        if len(more) < asked or channel.room < 0:
+            break
+        at_once *= 4
     return found
 
 
@@ -161,8 +172,8 @@ def incoming(message: DeliveredMessage, prefix: str) -> Incoming:
 
 
 def whole(message: DeliveredMessage) -> bool:
-    """Whether there was room for its body."""
-    return len(message.body) == message.header.body_size
+    """Whether there was room for it."""
+    return not isinstance(message, Cut)
 
 
 async def settle(deliveries: Iterable[Delivery], *, back: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -157,17 +157,18 @@ class RedisPubsub(MessagingProvider[RedisPubsubConfig], Listing):
         count, seconds = shared.wanted(self.config, max_messages), shared.patience(self.config, wait_s)
         channel = self._channel(name)
 
-        async def listen(session: Session) -> tuple[Sequence[bytes], bool]:
+        async def listen(session: Session) -> tuple[list[bytes], bool]:
+            window = Window(session, 2 * self.config.max_bytes + (1 << 16))
             try:
-                window = Window(session, 2 * self.config.max_bytes + (1 << 16))
                 await window.subscribe(channel)
                 return await window.collect(count, seconds)
             finally:
                 session.abort()
+                window.close()
 
         bodies, cut = await self._pool.use(listen, again=True)
         try:
-            rows, left = shared.fitting([shared.Incoming(body=body) for body in bodies], self.config.max_bytes)
+            rows, left = shared.fitting(map(shared.Incoming, shared.emptied(bodies)), self.config.max_bytes)
         except ResultBlocked:
             raise _gone() from None
         if cut and not rows:

@@ -65,6 +65,11 @@ class Window:
             return self._bodies(count), True
         return self._bodies(count), False
 
+    def close(self) -> None:
+        """Let go of what has come: the session knows this window, which knows the session."""
+        self._pushes.clear()
+        self._session._wire._parser.pubsub_push_handler_func = None
+
     def _bodies(self, count: int) -> list[bytes]:
         return [bytes(push[2]) for push in self._pushes if bytes(push[0]) == b"message"][:count]
 

@@ -190,10 +190,10 @@ class Sqs(AcknowledgingProvider[SqsConfig], Listing):
         shared.must_write(self.config)
         count, patience = shared.wanted(self.config, max_messages), shared.patience(self.config, wait_s)
         queue = await self._queue(name)
-        found = await self._queues.receive(queue, count, patience, hold_s)
+        found = await self._queues.receive(queue, count, patience, hold_s, self.config.max_bytes)
         receipts = [str(message["ReceiptHandle"]) for message in found]
         try:
-            rows, cut = shared.fitting([incoming(message) for message in found], self.config.max_bytes)
+            rows, cut = shared.fitting(map(incoming, shared.emptied(found)), self.config.max_bytes)
         except StudioError:
             await self._queues.settle(queue, receipts, back=True)
             raise

@@ -12,10 +12,18 @@ from typing import Any
 
 from studio.errors import StudioError, UpstreamError
 from studio.providers._messages import Outgoing
+from studio.providers._objects.net import TooMuch
 from studio.providers.sqs.errors import coded, error_of
 from studio.providers.sqs.messages import BATCH, Queue, batches, entry
 
 LONG_POLL_S = 20
+AT_ONCE_BYTES = 1 << 20
+"""Of the messages that are asked for at once, as large as the last ones were; SQS gives ten of 1 MiB each."""
+MISFIT_BYTES = 512
+_HIDDEN = (
+    "the messages that came are too large to be taken together: they come back when their hold_s has passed, and are "
+    "taken one at a time then; receive again"
+)
 PAUSE_S = 0.2
 
 
@@ -26,6 +34,8 @@ class Queues:
         self._client = client
         self._only = only_url
         self._known: dict[str, Queue] = {}
+        self._largest: dict[str, int] = {}
+        """The largest message of a queue lately, bytes. Where nothing is known, one is asked for first."""
 
     async def get(self, name: str) -> Queue:
         """A queue. Raises what botocore raises, and NotFound."""
@@ -96,20 +106,40 @@ class Queues:
             placed[int(sent["Id"])] = (sent["MessageId"], sent.get("SequenceNumber"))
         return {int(one["Id"]): coded(one.get("Code", ""), one.get("Message", "")) for one in answer.get("Failed", ())}
 
-    async def receive(self, queue: Queue, count: int, wait_s: float, hold_s: int | None) -> list[dict[str, Any]]:
-        """Up to `count` messages: those of the first answer that has any, and what short polls find beside them."""
+    async def receive(
+        self, queue: Queue, count: int, wait_s: float, hold_s: int | None, room: int
+    ) -> list[dict[str, Any]]:
+        """Up to `count` messages: those of the first answer that has any, and what short polls find beside them.
+
+        No more are asked for when their bodies fill `room` bytes. Raises UpstreamError, and what botocore raises.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         found: list[dict[str, Any]] = []
-        while len(found) < count:
+        while len(found) < count and room > 0:
             left = 0.0 if found else max(until - loop.time(), 0.0)
-            more = await self._poll(queue, count - len(found), int(min(left, LONG_POLL_S)), hold_s)
+            wanted = min(count - len(found), self._at_once(queue, room))
+            try:
+                more = await self._poll(queue, wanted, int(min(left, LONG_POLL_S)), hold_s)
+            except TooMuch:
+                self._largest[queue.url] = AT_ONCE_BYTES
+                if not found:
+                    raise UpstreamError(_HIDDEN) from None
+                break
+            sizes = [_size(message) for message in more]
+            if sizes:
+                self._largest[queue.url] = max(*sizes, self._largest.get(queue.url, 0) // 2)
+            room -= sum(sizes)
             found += more
             if not more and (found or left <= 0):
                 break
             if not more and left < 1:
                 await asyncio.sleep(min(left, PAUSE_S))
         return found
+
+    def _at_once(self, queue: Queue, room: int) -> int:
+        largest = self._largest.get(queue.url, AT_ONCE_BYTES)
+        return max(1, min(BATCH, min(room, AT_ONCE_BYTES) // max(largest, 1)))
 
     async def _poll(self, queue: Queue, count: int, wait_s: int, hold_s: int | None) -> list[dict[str, Any]]:
         hold = {} if hold_s is None else {"VisibilityTimeout": hold_s}
@@ -133,6 +163,13 @@ class Queues:
         """What SQS tells of a queue."""
         found = await self._client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=["All"])
         return dict(found.get("Attributes", {}))
+
+
+def _size(message: dict[str, Any]) -> int:
+    """Bytes of a message's body and attributes. SQS has ten of these at most; what is beyond counts as objects."""
+    values = message.get("MessageAttributes", {}).values()
+    texts = (value.get("StringValue") or value.get("BinaryValue") or "" for value in values)
+    return len(message.get("Body", "")) + sum(map(len, texts)) + MISFIT_BYTES * max(0, len(values) - BATCH)
 
 
 def name_of(url: str) -> str:
