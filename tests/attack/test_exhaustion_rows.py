@@ -51,14 +51,42 @@ MARIADB = {
     "deep JSON": "SELECT JSON_COMPACT(CONCAT(REPEAT('[', 30), REPEAT(']', 30)))",
     "number": "SELECT REPEAT('9', 65) + 0.0",
 }
+_ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT "
+_MANY = _ENDLESS.replace("FROM r)", "FROM r LIMIT 500000)")
 SQLITE = {
-    "rows": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r",
-    "text": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 500000) SELECT group_concat(n) FROM r",
-    "columns": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT "
-    + ", ".join(["n"] * 1900)
-    + " FROM r",
+    "rows": _ENDLESS + "n FROM r",
+    "text": _MANY + "group_concat(n) FROM r",
+    "columns": _ENDLESS + ", ".join(["n"] * 1900) + " FROM r",
     "bytes": "SELECT zeroblob(4000000), zeroblob(4000000)",
-    "JSON": "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r LIMIT 500000) SELECT json_group_array(n) FROM r",
+    "many bytes": "SELECT " + ", ".join(["zeroblob(4000000)"] * 20),
+    "rows of bytes": _ENDLESS + "zeroblob(3000000) FROM r",
+    "rows of too many bytes": _ENDLESS + "zeroblob(4000000) FROM r",
+    "rows of text": _ENDLESS + "hex(zeroblob(500000)) FROM r",
+    "rows of long text": _ENDLESS + "hex(zeroblob(2000000)) FROM r",
+    "wide letters": "SELECT hex(zeroblob(2000000)) || char(128578)",
+    "one text many times": "SELECT " + ", ".join(["t"] * 500) + " FROM (SELECT hex(zeroblob(2000000)) || char(233) t)",
+    "control characters": "SELECT replace(hex(zeroblob(1000000)), '0', char(1))",
+    "JSON": _MANY + "json_group_array(n) FROM r",
+    "deep JSON": "SELECT json(replace(hex(zeroblob(450)), '0', '[') || replace(hex(zeroblob(450)), '0', ']'))",
+    "values of JSON": "SELECT json_set('[' || replace(hex(zeroblob(900000)), '0', '1,') || '1]', '$[0]', 2)",
+    "each of JSON": "SELECT value FROM json_each('[' || replace(hex(zeroblob(900000)), '0', '1,') || '1]')",
+    "replaced many times": "SELECT " + "replace(" * 20 + "hex(zeroblob(1900000))" + ", '0', '1')" * 20,
+    "printf": "SELECT " + ", ".join(["printf('%.*c', 4000000, 'x')"] * 20),
+    "sort": _ENDLESS.replace("FROM r)", "FROM r LIMIT 5000000)") + "n FROM r ORDER BY n % 1000 DESC",
+    "sort of bytes": _MANY + "randomblob(100000) z FROM r ORDER BY z",
+    "sort of long bytes": _MANY + "zeroblob(3000000 + n) z FROM r ORDER BY z DESC",
+    "groups": _MANY + "n % 400000, count(*), group_concat(n) FROM r GROUP BY hex(randomblob(50))",
+    "distinct": _MANY + "DISTINCT hex(randomblob(500)) FROM r",
+    "materialised": "WITH RECURSIVE r(n, z) AS MATERIALIZED (SELECT 1, '' UNION ALL SELECT n + 1, randomblob(100000) FROM r"
+    " LIMIT 100000) SELECT count(*) FROM r a JOIN r b ON a.z = b.z",
+    "union": _ENDLESS + "randomblob(1000) FROM r UNION SELECT 2",
+    "queue": "WITH RECURSIVE r(n) AS (SELECT randomblob(1000) UNION SELECT randomblob(1000) FROM r, (SELECT 1 UNION SELECT 2)"
+    " ORDER BY 1) SELECT count(*) FROM r",
+    "window": _MANY + "sum(n) OVER (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING),"
+    " hex(randomblob(500)) FROM r",
+    "texts in a window": _MANY + "length(group_concat(n) OVER (ORDER BY n)) FROM r",
+    "median": _MANY + "median(n) FROM r",
+    "list": "SELECT " + "1 IN (" + ", ".join(map(str, range(100000))) + ")",
 }
 REDIS = {
     "one value": ("GET value", "SETRANGE value 200000000 x"),

@@ -21,6 +21,8 @@ class Network(Protocol):
     """The folder below which a provider may open local files; None: it may open none."""
     own_files: frozenset[Path]
     """Real paths that belong to the service itself and are never opened, wherever they lie."""
+    scratch: Path | None
+    """A folder of the service's own for files that live no longer than an operation, made when needed; None: none."""
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Addresses of `host` as IP literals, every one of them allowed to be dialled.

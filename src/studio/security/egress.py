@@ -99,7 +99,7 @@ class Egress:
     Args:
         private_open: whether loopback and private ranges may be dialled without being listed.
         allow, deny: `CIDR[:port]` texts. `deny` wins over `allow`; neither opens what is closed always.
-        files_root, own_files: see `Network`.
+        files_root, own_files, scratch: see `Network`.
     """
 
     def __init__(
@@ -110,9 +110,11 @@ class Egress:
         deny: Iterable[str] = (),
         files_root: Path | None = None,
         own_files: Iterable[Path] = (),
+        scratch: Path | None = None,
     ) -> None:
         self.files_root = files_root
         self.own_files = frozenset(own_files)
+        self.scratch = scratch
         self._private_open = private_open
         self._vouches = False
         self._allow = [Rule.parse(text) for text in allow]

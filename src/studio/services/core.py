@@ -109,6 +109,7 @@ def gate_of(settings: Settings, own_files: Iterable[Path] = ()) -> Egress:
         deny=settings.egress_deny,
         files_root=settings.files_root,
         own_files=own_files,
+        scratch=settings.data_dir / "tmp",
     )
 
 

@@ -28,15 +28,19 @@ import orjson
 from studio.errors import OperationNotSupported
 
 _BOOT = """
-import sys
-sys.path.extend(sys.argv[2:])
+import os, sys
+os.environ["SQLITE_TMPDIR"] = sys.argv[2]
+sys.path.extend(sys.argv[3:])
 for name, folder in ("studio", ""), ("studio.providers", sys.argv[1]):
     sys.modules[name] = type(sys)(name)
     sys.modules[name].__path__ = [folder]
 from studio.providers.sqlite.worker import main
 main()
 """
-"""Two bare packages stand for ours: running their real `__init__` would import everything."""
+"""Two bare packages stand for ours: running their real `__init__` would import everything.
+
+SQLite asks for the folder of its temporary files once, when its library is loaded.
+"""
 
 
 class WorkerError(Exception):
@@ -59,7 +63,7 @@ class WorkerLost(Exception):
 
 
 @cache
-def _arguments() -> list[str]:
+def _arguments(scratch: str) -> list[str]:
     """The command line: isolated, without `site` (so no `.pth` file runs), with the folders to import from."""
     folders = []
     for name in ("apsw", "orjson"):
@@ -70,15 +74,15 @@ def _arguments() -> list[str]:
                 "pip install 'studio-connectors[sqlite]'"
             )
         folders.append(str(Path(spec.origin).parent.parent))
-    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parents[1]), *dict.fromkeys(folders)]
+    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parents[1]), scratch, *dict.fromkeys(folders)]
 
 
 def installed() -> None:
     """Raises OperationNotSupported where the driver is missing."""
-    _arguments()
+    _arguments("")
 
 
-def _spawn() -> tuple[int, int]:
+def _spawn(scratch: str) -> tuple[int, int]:
     """A new worker's process id, and our non-blocking end of its socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -86,7 +90,7 @@ def _spawn() -> tuple[int, int]:
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                _arguments(),
+                _arguments(scratch),
                 {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, inherited, 0),
@@ -123,7 +127,7 @@ class Worker:
 
     def __init__(self, settings: Mapping[str, Any], *, ceiling: int, opened: object = None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.pid, self._fd = _spawn()
+        self.pid, self._fd = _spawn(settings["scratch"] or "")
         self._finalizer = weakref.finalize(self, _end, os.getpid(), self.pid, self._fd)
         self._ceiling = ceiling
         self._incoming, self._unsent = bytearray(), bytearray()

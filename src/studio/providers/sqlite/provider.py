@@ -156,6 +156,13 @@ class Sqlite(SqlProvider[SqliteConfig]):
         gate = self.network
         return locate(self.config.path, root=gate.files_root, forbidden=gate.own_files, create=may_create)
 
+    def _scratch(self) -> str | None:
+        folder = self.network.scratch
+        if folder is None:
+            return None
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder.resolve())
+
     def _current(self) -> object:
         """The file at the path now: a worker that has another one open is replaced."""
         return identity(self._place) if self._place is not None else None
@@ -171,6 +178,7 @@ class Sqlite(SqlProvider[SqliteConfig]):
             "create": config.create and not config.read_only,
             "length": length,
             "busy_ms": int(1000 * min(config.timeout_s, config.connect_timeout_s)),
+            "scratch": self._scratch(),
         }
         # JSON writes one control character in six bytes.
         return Worker(settings, ceiling=8 * length + 2 * _MIB, opened=identity(self._place))

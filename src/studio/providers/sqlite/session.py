@@ -7,6 +7,7 @@ cannot write, whatever the configuration.
 from __future__ import annotations
 
 import os
+import resource
 from typing import Any
 
 import apsw
@@ -17,6 +18,13 @@ BATCH_BYTES = 256 * 1024
 """A batch ends with the row that reaches this."""
 _VALUE_BYTES = 8
 """What each value counts beyond its text: a row of 2,000 numbers is as much work as one of long texts."""
+TEMPORARY_BYTES = 1 << 30
+"""Of each temporary file of a reading statement; one that writes may fill the disk with rows as well."""
+
+
+def limit_files(size: int) -> None:
+    """No file may grow past this many bytes; files that are longer already keep what they have."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 class Session:
@@ -25,9 +33,11 @@ class Session:
     `columns` and `reads` tell of the statement that was started last.
     """
 
-    def __init__(self, path: str, *, write: bool, create: bool, length: int, busy_ms: int) -> None:
+    def __init__(
+        self, path: str, *, write: bool, create: bool, length: int, busy_ms: int, scratch: str | None = None
+    ) -> None:
         self.path, self.write, self.create = path, write, create
-        self.length, self.busy_ms = length, busy_ms
+        self.length, self.busy_ms, self.spill = length, busy_ms, scratch is not None
         self.authorizers = {False: Authorizer(READS), True: Authorizer(READS | WRITES)}
         self.connections: dict[bool, apsw.Connection] = {}
         self.cursor: apsw.Cursor | None = None
@@ -43,8 +53,9 @@ class Session:
             elif self.create and not os.path.exists(self.path):
                 self.recover()
             self.connections[writing] = connect(
-                self.path, flags, self.authorizers[writing], length=self.length, busy_ms=self.busy_ms
-            )
+                self.path, flags, self.authorizers[writing],
+                length=self.length, busy_ms=self.busy_ms, spill=self.spill,
+            )  # fmt: skip
         return self.connections[writing]
 
     def recover(self) -> None:
@@ -67,6 +78,7 @@ class Session:
 
     def ours(self, sql: str) -> None:
         """Run a statement of our own where the caller's may not. Never cached: a cached one is not authorized again."""
+        limit_files(resource.RLIM_INFINITY)
         authorizer = self.authorizers[True]
         authorizer.trusted = True
         try:
@@ -89,12 +101,15 @@ class Session:
     def rows(self, sql: str, names: tuple[str, ...], values: list[Any], explain: int, count: int) -> dict[str, Any]:
         """Start a reading statement; its columns and first rows."""
         self.close()
+        self.connection(writing=False)  # which may have to mend the file, whatever its size
+        limit_files(TEMPORARY_BYTES)
         try:
             self.cursor = self.start(sql, names, values, explain=explain)
         except (apsw.ReadOnlyError, apsw.AuthError) as exc:
             if not self.mended(exc):
                 raise
             self.forget()
+            limit_files(TEMPORARY_BYTES)
             self.cursor = self.start(sql, names, values, explain=explain)
         return {"columns": self.columns, **self.next(count)}
 
@@ -120,6 +135,7 @@ class Session:
 
     def end(self) -> None:
         """Close the connections in order, so that SQLite removes its side files."""
+        limit_files(resource.RLIM_INFINITY)
         self.close()
         for db in self.connections.values():
             db.close(True)
@@ -203,8 +219,10 @@ class Session:
         size = 0
         for value in row:
             kind = type(value)
-            if kind is str or kind is bytes:
+            if kind is str:
                 size += len(value)
+            elif kind is bytes:
+                size += (len(value) + 2) // 3 * 4  # as base64
         if size > self.length:
             raise Refused("large")
         return size

@@ -26,8 +26,20 @@ from studio.providers.sqlite.session import Session
 
 EXACT_INTEGER = 2**53 - 1
 MANY_ROWS = 64
-HEAP_BYTES = 256 * 1024 * 1024
-"""SQLite's own memory in this process; sorts and temporary tables live there, never in files."""
+MIB = 1024 * 1024
+FILES = 64
+"""Descriptors of this process, and so temporary files of a statement."""
+
+
+def heap_bytes(length: int) -> int:
+    """SQLite's own memory in this process, where values have at most `length` bytes."""
+    return 8 * MIB + 2 * length
+
+
+def data_bytes(length: int) -> int:
+    """What this process may take beyond the memory that it starts with: SQLite's, and a row in Python's hands."""
+    return heap_bytes(length) + 4 * MIB + 2 * length
+
 
 # -- values and frames ------------------------------------------------------------------------------
 
@@ -140,9 +152,16 @@ def confine(length: int) -> None:
     _thread.stack_size(256 * 1024)
     _thread.start_new_thread(_die_with_parent, ())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    memory = HEAP_BYTES + 8 * length + 512 * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    apsw.hard_heap_limit(HEAP_BYTES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    memory = data_bytes(length) + _held()
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    apsw.hard_heap_limit(heap_bytes(length))
+
+
+def _held() -> int:
+    """Bytes of private memory that this process has now (proc(5), statm)."""
+    with open("/proc/self/statm", encoding="ascii") as told:
+        return int(told.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
