@@ -31,10 +31,6 @@ DENIED_FUNCTIONS = frozenset(
 """`optimize` writes from inside of a SELECT; some are not in apsw's build today."""
 
 
-CACHE_KIB = 2000
-"""Of pages, for each connection and each temporary table; a sort keeps as much before it goes to a file."""
-
-
 class Refused(Exception):
     """A statement that is not run: `args` hold why (`write`, `second`, `names`, `large`)."""
 
@@ -73,7 +69,7 @@ class Authorizer:
         return action in self.actions
 
 
-def connect(path: str, flags: int, authorizer: Authorizer, *, length: int, busy_ms: int, spill: bool) -> apsw.Connection:
+def connect(path: str, flags: int, authorizer: Authorizer, *, length: int, busy_ms: int, spill: bool = False) -> apsw.Connection:
     """A connection behind every guard that SQLite has. `spill`: sorts may use temporary files. Raises apsw.Error."""
     db = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
     db.set_busy_timeout(busy_ms)
@@ -96,7 +92,6 @@ def connect(path: str, flags: int, authorizer: Authorizer, *, length: int, busy_
     reading = flags & apsw.SQLITE_OPEN_READONLY
     for pragma in (
         "temp_store=FILE" if spill else "temp_store=MEMORY",
-        f"cache_size=-{CACHE_KIB}",
         "cell_size_check=ON",
         "query_only=ON" if reading else "synchronous=EXTRA",
     ):

@@ -28,19 +28,17 @@ import orjson
 from studio.errors import OperationNotSupported
 
 _BOOT = """
-import os, sys
-os.environ["SQLITE_TMPDIR"] = sys.argv[2]
-sys.path.extend(sys.argv[3:])
+import sys
+sys.path.extend(sys.argv[2:])
 for name, folder in ("studio", ""), ("studio.providers", sys.argv[1]):
     sys.modules[name] = type(sys)(name)
     sys.modules[name].__path__ = [folder]
 from studio.providers.sqlite.worker import main
 main()
 """
-"""Two bare packages stand for ours: running their real `__init__` would import everything.
-
-SQLite asks for the folder of its temporary files once, when its library is loaded.
-"""
+"""Two bare packages stand for ours: running their real `__init__` would import everything."""
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+"""All that a worker gets, beside SQLITE_TMPDIR: the memory of a large row goes back to the kernel when it is let go."""
 
 
 class WorkerError(Exception):
@@ -63,7 +61,7 @@ class WorkerLost(Exception):
 
 
 @cache
-def _arguments(scratch: str) -> list[str]:
+def _arguments() -> list[str]:
     """The command line: isolated, without `site` (so no `.pth` file runs), with the folders to import from."""
     folders = []
     for name in ("apsw", "orjson"):
@@ -74,15 +72,15 @@ def _arguments(scratch: str) -> list[str]:
                 "pip install 'studio-connectors[sqlite]'"
             )
         folders.append(str(Path(spec.origin).parent.parent))
-    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parents[1]), scratch, *dict.fromkeys(folders)]
+    return [sys.executable, "-I", "-S", "-c", _BOOT, str(Path(__file__).parents[1]), *dict.fromkeys(folders)]
 
 
 def installed() -> None:
     """Raises OperationNotSupported where the driver is missing."""
-    _arguments("")
+    _arguments()
 
 
-def _spawn(scratch: str) -> tuple[int, int]:
+def _spawn(scratch: str | None) -> tuple[int, int]:
     """A new worker's process id, and our non-blocking end of its socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -90,8 +88,8 @@ def _spawn(scratch: str) -> tuple[int, int]:
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                _arguments(scratch),
-                {},
+                _arguments(),
+                {**_ENVIRONMENT, "SQLITE_TMPDIR": scratch} if scratch else _ENVIRONMENT,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, inherited, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -127,11 +125,11 @@ class Worker:
 
     def __init__(self, settings: Mapping[str, Any], *, ceiling: int, opened: object = None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.pid, self._fd = _spawn(settings["scratch"] or "")
+        self.pid, self._fd = _spawn(settings["scratch"])
         self._finalizer = weakref.finalize(self, _end, os.getpid(), self.pid, self._fd)
         self._ceiling = ceiling
         self._incoming, self._unsent = bytearray(), bytearray()
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[bytes | bytearray] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self.gone: asyncio.Future[None] = self.loop.create_future()
         self.opened = opened
@@ -218,6 +216,11 @@ class Worker:
                 self._lost()
                 return
             if len(buffer) < end:
+                break
+            if len(buffer) == end:  # most often: no copy
+                self._incoming = bytearray()
+                del buffer[:4]
+                self._answers.append(buffer)
                 break
             with memoryview(buffer) as view:  # a slice of the buffer itself would be a second copy
                 self._answers.append(bytes(view[4:end]))

@@ -101,15 +101,12 @@ class Session:
     def rows(self, sql: str, names: tuple[str, ...], values: list[Any], explain: int, count: int) -> dict[str, Any]:
         """Start a reading statement; its columns and first rows."""
         self.close()
-        self.connection(writing=False)  # which may have to mend the file, whatever its size
-        limit_files(TEMPORARY_BYTES)
         try:
             self.cursor = self.start(sql, names, values, explain=explain)
         except (apsw.ReadOnlyError, apsw.AuthError) as exc:
             if not self.mended(exc):
                 raise
             self.forget()
-            limit_files(TEMPORARY_BYTES)
             self.cursor = self.start(sql, names, values, explain=explain)
         return {"columns": self.columns, **self.next(count)}
 
@@ -125,7 +122,7 @@ class Session:
                 break
         if not more:
             self.close()
-        return {"rows": rows, "more": more}
+        return {"rows": rows, "bytes": size, "more": more}
 
     def close(self) -> None:
         """Forget the cursor, and with it the lock or the snapshot that it holds."""
@@ -194,6 +191,7 @@ class Session:
     ) -> apsw.Cursor:
         """A cursor at the first row of the caller's one statement, checked before its first step."""
         cursor = self.connection(writing=writing).cursor()
+        limit_files(resource.RLIM_INFINITY if writing else TEMPORARY_BYTES)
         first = True
 
         def check(cursor: apsw.Cursor, text: str, _bindings: Any) -> bool:

@@ -15,6 +15,8 @@ from studio.providers.sqlite.process import Worker
 
 BATCH_ROWS = 4096
 _INT64 = 2**63
+_LONG_BYTES = 512 * 1024
+"""Of a batch that is not to be in memory twice: a batch ends with the row that makes it 256 KiB."""
 _SETTLE_S = 0.02
 """How long a batch that was asked for ahead may take before its worker is ended instead."""
 
@@ -81,16 +83,18 @@ def tuples(answer: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 async def ahead(worker: Worker, answer: dict[str, Any]) -> AsyncGenerator[list[tuple[Any, ...]], None]:
-    """The rows of `answer` and of all batches after it; the worker makes one while the last is taken."""
+    """The rows of `answer` and of all batches after it; the worker makes one while the last is taken, unless it is long."""
     while True:
         rows, more = tuples(answer), answer["more"]
-        if more:
+        early = more and answer["bytes"] <= _LONG_BYTES
+        if early:
             worker.ask("next", BATCH_ROWS)
         if rows:
             yield rows
         if not more:
             return
-        answer = await worker.answer()
+        del rows, answer
+        answer = await (worker.answer() if early else worker.call("next", BATCH_ROWS))
 
 
 async def stop(worker: Worker) -> None:

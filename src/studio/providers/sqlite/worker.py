@@ -1,7 +1,7 @@
 """The process that runs SQL for the `sqlite` provider, so that a statement can be killed.
 
-It imports apsw and built-in modules only (the whole package would cost ten times the start), gets an
-empty environment, and talks over one socket on fd 0. Frames are a 4-byte big-endian length and a
+It imports apsw and built-in modules only (the whole package would cost ten times the start), gets
+nothing of the service's environment, and talks over one socket on fd 0. Frames are a 4-byte big-endian length and a
 body: `marshal` towards this process, which trusts its parent; JSON towards the parent, which must
 not trust a process that has read somebody's file.
 
@@ -17,16 +17,23 @@ import os
 import select
 from _json import encode_basestring
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apsw
 
-from studio.providers.sqlite.session import Session
+from studio.providers.sqlite.guard import Refused
+from studio.providers.sqlite.session import BATCH_BYTES, Session
 
 EXACT_INTEGER = 2**53 - 1
 MANY_ROWS = 64
 MIB = 1024 * 1024
+PIECE = 48 * 1024
+"""Of a long value, so much is encoded at a time; a multiple of three, for base64."""
+LONG_BYTES = 2 * BATCH_BYTES
+"""From here on a copy more of an answer counts."""
+ESCAPED = 6
+"""JSON writes one control character in so many bytes."""
 FILES = 64
 """Descriptors of this process, and so temporary files of a statement."""
 
@@ -39,7 +46,6 @@ def heap_bytes(length: int) -> int:
 def data_bytes(length: int) -> int:
     """What this process may take beyond the memory that it starts with: SQLite's, and a row in Python's hands."""
     return heap_bytes(length) + 4 * MIB + 2 * length
-
 
 # -- values and frames ------------------------------------------------------------------------------
 
@@ -88,6 +94,36 @@ def text_of(value: Any) -> str:
     return repr(value)
 
 
+def pieces(value: Any) -> Iterator[bytes]:
+    """`text_of`, never more than a part of a long value at a time."""
+    if isinstance(value, (str, bytes)):
+        yield b'"'
+        for start in range(0, len(value), PIECE):
+            part = value[start : start + PIECE]
+            yield b2a_base64(part, newline=False) if isinstance(part, bytes) else encode_basestring(part)[1:-1].encode()
+        yield b'"'
+    elif isinstance(value, dict):
+        yield b"{"
+        for number, (key, item) in enumerate(value.items()):
+            yield b"," * (number > 0) + encode_basestring(key).encode() + b":"
+            yield from pieces(item)
+        yield b"}"
+    elif isinstance(value, (list, tuple)):
+        yield b"["
+        for number, item in enumerate(value):
+            yield b"," * (number > 0)
+            yield from pieces(item)
+        yield b"]"
+    else:
+        form = _FORMS.get(type(value))
+        yield text_of(form(value) if form else value).encode()
+
+
+def long(answer: dict[str, Any]) -> bool:
+    """Whether a copy of the answer would count."""
+    return any(part.get("bytes", 0) > LONG_BYTES for part in (answer, *answer.get("done", ())))
+
+
 def body_of(answer: dict[str, Any]) -> bytes:
     """An answer's bytes, with its rows by column.
 
@@ -130,9 +166,32 @@ def _exactly(count: int) -> bytes:
 
 def send(body: bytes) -> None:
     """Write one frame."""
-    data = memoryview(len(body).to_bytes(4, "big") + body)
-    while data:
-        data = data[os.write(0, data) :]
+    _write(len(body).to_bytes(4, "big") + body)
+
+
+def send_long(answer: dict[str, Any], most: int) -> None:
+    """`body_of` and `send` without a copy of what is long: it is encoded once for its length, and again to be written.
+
+    Raises Refused, before anything is written, where control characters make it longer than `most`.
+    """
+    for part in (answer, *answer.get("done", ())):
+        part["values"] = list(zip(*part.pop("rows", ()), strict=True))
+    size = sum(map(len, pieces(answer)))
+    if size > most:
+        raise Refused("large")
+    waiting = bytearray(size.to_bytes(4, "big"))
+    for piece in pieces(answer):
+        waiting += piece
+        if len(waiting) >= PIECE:
+            _write(waiting)
+            waiting = bytearray()
+    _write(waiting)
+
+
+def _write(data: bytes | bytearray) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(0, rest) :]
 
 
 def _die_with_parent() -> None:
@@ -177,9 +236,14 @@ def main() -> None:
         session.forget()
         try:
             answer = getattr(session, name)(*arguments)
-            body = None if answer is None else body_of(answer)
+            body = None
+            if answer is not None and long(answer):
+                send_long(answer, settings["length"] + ESCAPED * LONG_BYTES)
+            elif answer is not None:
+                body = body_of(answer)
         except Exception as exc:
             body = text_of(failure(exc, session)).encode()
             session.close()
         if body is not None:
             send(body)
+        answer = body = None  # before the next request is waited for
