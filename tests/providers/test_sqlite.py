@@ -880,14 +880,13 @@ async def test_a_worker_has_no_environment_no_files_and_no_core_dumps(
         async with opened() as db:
             await call(db, "query", query="SELECT 1")
             place = Path(f"/proc/{db._pool.pids[0]}")
-            given = dict(entry.split("=") for entry in (place / "environ").read_text().rstrip("\0").split("\0"))
-            assert given == process._ENVIRONMENT
+            assert (place / "environ").read_bytes() == b""
             files = {os.readlink(entry) for entry in (place / "fd").iterdir()}
             assert {name for name in files if not name.startswith("socket:")} == {"/dev/null", str(root / "shop.db")}
             assert str(root) not in (place / "cmdline").read_text()
             limits = (place / "limits").read_text()
             assert limits.split("Max core file size")[1].split()[:2] == ["0", "0"]
-            assert "Max address space         unlimited" not in limits
+            assert "Max data size             unlimited" not in limits
     finally:
         os.close(leaked)
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))

@@ -37,8 +37,6 @@ from studio.providers.sqlite.worker import main
 main()
 """
 """Two bare packages stand for ours: running their real `__init__` would import everything."""
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
-"""All that a worker gets, beside SQLITE_TMPDIR: the memory of a large row goes back to the kernel when it is let go."""
 
 
 class WorkerError(Exception):
@@ -89,7 +87,7 @@ def _spawn(scratch: str | None) -> tuple[int, int]:
             pid = os.posix_spawn(
                 sys.executable,
                 _arguments(),
-                {**_ENVIRONMENT, "SQLITE_TMPDIR": scratch} if scratch else _ENVIRONMENT,
+                {"SQLITE_TMPDIR": scratch} if scratch else {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, inherited, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
