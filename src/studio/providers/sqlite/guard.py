@@ -69,7 +69,9 @@ class Authorizer:
         return action in self.actions
 
 
-def connect(path: str, flags: int, authorizer: Authorizer, *, length: int, busy_ms: int, spill: bool = False) -> apsw.Connection:
+def connect(
+    path: str, flags: int, authorizer: Authorizer, *, length: int, busy_ms: int, spill: bool = False
+) -> apsw.Connection:
     """A connection behind every guard that SQLite has. `spill`: sorts may use temporary files. Raises apsw.Error."""
     db = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
     db.set_busy_timeout(busy_ms)

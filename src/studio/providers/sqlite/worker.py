@@ -47,6 +47,7 @@ def data_bytes(length: int) -> int:
     """What this process may take beyond the memory that it starts with: SQLite's, and a row in Python's hands."""
     return heap_bytes(length) + 4 * MIB + 2 * length
 
+
 # -- values and frames ------------------------------------------------------------------------------
 
 
