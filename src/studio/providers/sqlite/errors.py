@@ -9,7 +9,10 @@ MEMORY = (
     "the statement needs too much memory (a worker has six times max_bytes); select fewer or smaller columns,"
     " build smaller texts and JSON, or ask an admin to raise max_bytes"
 )
-SPACE = "the statement sorts or groups too much at a time: no temporary file has more than 1 GiB; filter first, or add an index"
+SPACE = (
+    "the statement sorts or groups too much at a time: no temporary file has more than 1 GiB; filter first, add an index,"
+    " or let the operator free the disk of the service's data folder"
+)
 _NOT_WRITTEN = 778
 """IOERR_WRITE: a reading statement writes temporary files only, and they are limited."""
 _HOT_JOURNAL = frozenset({264, 520, 776, 1032})
@@ -89,7 +92,7 @@ def _denied(exc: WorkerError, read_only: bool) -> StudioError | None:
 def _by_class(exc: WorkerError, read_only: bool) -> StudioError | None:
     where = f"statement {exc.at}: " if exc.at else ""
     if exc.at is None and (exc.code == _NOT_WRITTEN or exc.name == "FullError"):  # of a reading statement
-        return UpstreamError(SPACE + ", or let the operator free the disk of the service's data folder")
+        return UpstreamError(SPACE)
     if exc.name in _FIXED:
         kind, text = _FIXED[exc.name]
         return kind(where + text)

@@ -83,7 +83,7 @@ def tuples(answer: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 async def ahead(worker: Worker, answer: dict[str, Any]) -> AsyncGenerator[list[tuple[Any, ...]], None]:
-    """The rows of `answer` and of all batches after it; the worker makes one while the last is taken, unless it is long."""
+    """The rows of `answer` and of all batches after it; one is made while the last is taken, if that is short."""
     while True:
         rows, more = tuples(answer), answer["more"]
         early = more and answer["bytes"] <= _LONG_BYTES
