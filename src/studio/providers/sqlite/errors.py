@@ -10,7 +10,7 @@ MEMORY = (
     " build smaller texts and JSON, or ask an admin to raise max_bytes"
 )
 SPACE = (
-    "the statement sorts or groups too much at a time: no temporary file has more than 1 GiB; filter first, add an index,"
+    "the statement sorts or groups too much at a time: no temporary file has more than 1 GiB; filter first, index,"
     " or let the operator free the disk of the service's data folder"
 )
 _NOT_WRITTEN = 778
