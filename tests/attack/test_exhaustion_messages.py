@@ -107,7 +107,6 @@ RECEIVED = {
     "headers",
     "packed headers",
     "gzip, 200 MiB",
-    "many packed texts",
 }
 """The same is decoded by `peek` and `receive`, but by different code of the driver; joining a group takes its time."""
 
