@@ -97,7 +97,7 @@ RECORDS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     **{f"{each}, 200 MiB": (((bytes(200 * MIB), None, ()),), {"packed": each}) for each in ("gzip", "zstd")},
     "many packed batches": (((b"x" * 7 * MIB, None, ()),), {"packed": "gzip", "times": 60}),
     "many packed texts": (((b"x" * MIB, None, ()),) * 7, {"packed": "zstd", "times": 60}),
-    "many packed bytes": (((b"\xff" * (7 * MIB // 2), None, ()),) * 2, {"packed": "lz4", "times": 60}),
+    "many packed bytes": (((b"\xff" * 2 * MIB, None, ()),) * 3, {"packed": "lz4", "times": 60}),
     "snappy, as much as is unpacked": (((bytes(7 * MIB), None, ()),), {"packed": "snappy", "times": 4}),
 }
 RECEIVED = {
