@@ -114,6 +114,26 @@ async def test_no_statement_takes_memory_or_time_beyond_its_bounds(served: Serve
     assert not bounds.broken
 
 
+REPEATED = {
+    "mysql": "SELECT LENGTH(CONCAT(" + ",".join([":a"] * 500) + "))",
+    "redis": "MGET " + ":a " * 2_000,
+    "s3": "get " + ":a" * 2_000,
+    "mongodb": '{"find": "c", "filter": {"$or": [' + ",".join(['{"a": {"$param": "a"}}'] * 2_000) + "]}}",
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+async def test_a_large_value_cannot_stand_in_many_places(served: Served, kind: str) -> None:
+    bounds = Bounds(f"{kind}, repeated")
+    async with sink(kind) as upstream:
+        made = await served.create(kind, {**config(kind, upstream.port), **LIMITS})
+        await served.warm(lambda: served.query(made, REPEATED[kind], {"a": "x"}))
+        ask = partial(served.query, made, REPEATED[kind], {"a": "x" * 900_000})
+        await bounds.hold("a large value", ask)
+        assert (await ask()).status == 422
+    assert not bounds.broken
+
+
 BODIES = {
     "deep": b'{"query": ' + b"[" * 400_000 + b"]" * 400_000 + b"}",
     "deep parameters": b'{"query": "SELECT 1", "params": ' + b'{"a":' * 150_000 + b"1" + b"}" * 150_001,

@@ -6,13 +6,21 @@ What opens or separates values is counted before a parser sees the body, at the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import islice
+from typing import Any
+
+from studio.errors import InvalidRequest
 
 MAX_VALUES = 100_000
 """A thousand rows of a hundred columns."""
 MAX_LISTED = 50_000
 """Elements of XML, and values of a service's own lists: a thousand rows have 30,000 at most, and drivers keep several
 forms of each."""
+MAX_REPEATED = 1 << 20
+"""Bytes that parameters may add to an operation beyond the first place of each."""
+_VALUE = 25
+"""Bytes that any value counts, beside those of its text."""
 _FEW = 1_000
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MARK = re.compile(rb"[,\[{]")
@@ -65,3 +73,36 @@ def marks(body: bytes) -> int:
 def _in_texts(body: bytes) -> int:
     # Counted in place: a text may be all of the body, and a copy of it memory for nothing.
     return sum(body.count(mark, *found.span()) for found in _TEXT.finditer(body) for mark in (b",", b"[", b"{"))
+
+
+class Repeats:
+    """Counts what parameters add beyond the first place of each.
+
+    A text of 100,000 characters could have a value of a megabyte stand in it thousands of times.
+    """
+
+    def __init__(self) -> None:
+        self._costs: dict[str, int] = {}
+        self._total = 0
+
+    def place(self, name: str, value: Any) -> None:
+        """One more place for a parameter. Raises InvalidRequest beyond `MAX_REPEATED`."""
+        known = self._costs.get(name)
+        if known is None:
+            self._costs[name] = 0
+            return
+        if not known:
+            self._costs[name] = known = _cost(value)
+        self._total += known
+        if self._total > MAX_REPEATED:
+            raise InvalidRequest.at(f"params.{name[:64]}", "is too large for a value that stands in so many places")
+
+
+def _cost(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return _VALUE + len(value)
+    if isinstance(value, Mapping):
+        return _VALUE + sum(len(key) + _cost(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return _VALUE + sum(map(_cost, value))
+    return _VALUE

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from studio.contract.bounds import Repeats
 from studio.errors import InvalidRequest
 
 MAX_KEY_BYTES = 1024
@@ -91,6 +92,8 @@ def verb_and_key(query: str, params: Mapping[str, Any]) -> tuple[str, dict[str, 
 
 
 def _filling(template: str, params: Mapping[str, Any], used: set[str]) -> Callable[[re.Match[str]], str]:
+    repeats = Repeats()
+
     def fill(found: re.Match[str]) -> str:
         name = found[1]
         if name is None:
@@ -99,6 +102,7 @@ def _filling(template: str, params: Mapping[str, Any], used: set[str]) -> Callab
             raise InvalidRequest.at(f"params.{name}", "is missing: the query uses it")
         used.add(name)
         value = params[name]
+        repeats.place(name, value)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise InvalidRequest.at(f"params.{name}", "must be a text or a whole number, and not empty")
         if found[0] != template and not _one_segment(str(value)):

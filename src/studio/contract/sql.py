@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from studio.contract.bounds import Repeats
 from studio.errors import FieldError, InvalidRequest
 
 MAX_TEXT = 100_000
@@ -103,7 +104,8 @@ class Statement:
         """The values in order.
 
         Raises:
-            InvalidRequest: naming a parameter that is missing or that the statement does not have.
+            InvalidRequest: naming a parameter that is missing, that the statement does not have, or that is large and
+                stands in many places.
         """
         given = params or {}
         missing = [name for name in dict.fromkeys(self.names) if name not in given]
@@ -112,6 +114,10 @@ class Statement:
             fields = [FieldError(f"params.{name}", "is missing: the statement uses it") for name in missing]
             fields += [FieldError(f"params.{name}", "is not used by the statement") for name in extra]
             raise InvalidRequest("; ".join(f"{f.field} {f.message}" for f in fields), fields=fields)
+        if len(self.names) > len(given):  # some stand in several places
+            repeats = Repeats()
+            for name in self.names:
+                repeats.place(name, given[name])
         return [given[name] for name in self.names]
 
 

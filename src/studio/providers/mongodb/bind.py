@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from studio.contract.bounds import Repeats
 from studio.errors import FieldError, InvalidRequest
 from studio.providers.mongodb.guard import MAX_DEPTH, check
 
@@ -34,9 +35,6 @@ _NAMES = frozenset(
 )  # fmt: skip
 """Parts of stages that name collections and fields."""
 
-MAX_REPEATED = 1 << 20
-"""Bytes that parameters may add to a command beyond the first place of each, 25 for each value."""
-
 
 class Binder:
     """Turns parts of one command from JSON into BSON with the values in place.
@@ -48,8 +46,7 @@ class Binder:
     def __init__(self, params: Mapping[str, Any] | None) -> None:
         self._params = params or {}
         self._bound: dict[str, Any] = {}
-        self._costs: dict[str, int] = {}
-        self._repeated = 0
+        self._repeats = Repeats()
 
     def finish(self, hint: Any = None, collation: Any = None) -> dict[str, Any]:
         """The last parts of a command: an index and a language's order, in which no value stands.
@@ -176,19 +173,10 @@ class Binder:
                 f"params.{name[:64]} is missing: the command uses it",
                 fields=[FieldError(f"params.{name[:64]}", "is missing: the command uses it")],
             )
-        if name in self._bound:
-            self._repeat(name)
-        else:
+        if name not in self._bound:
             self._bound[name] = _literal(self._params[name], f"params.{name}", 1)
+        self._repeats.place(name, self._bound[name])
         return self._bound[name]
-
-    def _repeat(self, name: str) -> None:
-        """A command of 100,000 characters could have a value of a megabyte stand in it thousands of times."""
-        if name not in self._costs:
-            self._costs[name] = _cost(self._bound[name])
-        self._repeated += self._costs[name]
-        if self._repeated > MAX_REPEATED:
-            raise InvalidRequest.at(f"params.{name[:64]}", "is too large for a value that stands in so many places")
 
 
 def _literal(value: Any, field: str, depth: int) -> Any:
@@ -203,17 +191,6 @@ def _literal(value: Any, field: str, depth: int) -> Any:
             return _extended(value, field)
         raise InvalidRequest.at(field, "holds a key that begins with $; a value cannot be an operator")
     return {str(key): _literal(item, field, depth + 1) for key, item in value.items()}
-
-
-def _cost(value: Any) -> int:
-    """About how many bytes a bound value takes."""
-    if isinstance(value, (str, bytes)):
-        return 25 + len(value)
-    if isinstance(value, list):
-        return 25 + sum(map(_cost, value))
-    if isinstance(value, dict):
-        return 25 + sum(len(key) + _cost(item) for key, item in value.items())
-    return 25
 
 
 def _extended(node: Mapping[str, Any], field: str) -> Any:

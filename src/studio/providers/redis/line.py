@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from studio.contract import canonical
+from studio.contract.bounds import Repeats
 from studio.contract.sql import MAX_TEXT, Statement
 from studio.errors import FieldError, InvalidRequest, StudioError
 
@@ -53,6 +54,9 @@ class Line:
         """
         values = Statement("", self.names).bind(params)
         texts = {name: encoded(value, f"params.{name}") for name, value in zip(self.names, values, strict=True)}
+        repeats = Repeats()
+        for name in (part for parts in self.arguments for part in parts if isinstance(part, str)) if texts else ():
+            repeats.place(name, texts[name])
         return [
             b"".join(part if isinstance(part, bytes) else texts[part] for part in parts) for parts in self.arguments
         ]
