@@ -276,6 +276,8 @@ class MariadbEngine(Engine):
             await self.fetch(f"DROP USER '{user}'@'{host}'" if host else f"DROP ROLE `{user}`")
         for (name,) in await self.fetch("SELECT server_name FROM mysql.servers"):
             await self.fetch(f"DROP SERVER `{name}`")
+        for (name,) in await self.fetch("SELECT name FROM mysql.plugin"):
+            await self.fetch(f"UNINSTALL PLUGIN `{name}`")
         await self.fetch("DELETE FROM mysql.column_stats")
         for name, value in await self.fetch("SHOW GLOBAL VARIABLES"):
             if value != self.golden.get(name) and not name.startswith(("gtid", "timestamp", "innodb_buffer_pool_load")):

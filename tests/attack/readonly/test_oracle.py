@@ -64,7 +64,7 @@ async def test_without_the_product_in_between_the_oracle_sees_what_is_written(en
     """The negative control: the same corpus, by the plain driver as a writer."""
     writes = engine.writes()
     if engine.kind in SLOW and "STUDIO_ATTACK_STATEMENTS" not in os.environ:
-        writes = random.Random(RANDOM_SEED).sample(writes, 15)
+        writes = random.Random(FIXED_SEED).sample(writes, 15)  # some change nothing: the same ones each time
     run, seen, parts = await control(engine, writes)
     enough = seen >= run * SEEN.get(engine.kind, 0.95) - 1
     report.count("controls", engine.kind, written=run, seen=seen, blind=not enough)
