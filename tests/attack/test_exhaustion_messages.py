@@ -83,7 +83,8 @@ async def put(kafka: Kafka, topic: str, *records: Any, packed: str | None = None
 
 
 RECORDS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    **{name: (((body, None, ()),), {"times": 4}) for name, body in BODIES.items()},
+    # of wide texts docs/security.md promises nothing: they take 29 MiB here
+    **{name: (((body, None, ()),), {"times": 4}) for name, body in BODIES.items() if name != "wide texts"},
     "more than was asked for": (((b"x" * LARGE, None, ()),), {"times": 40}),
     "small records": (((b"x", None, ()),) * 80_000, {}),
     "large keys": (((b"x", b"\xff" * LARGE, ()),), {"times": 4}),
@@ -102,7 +103,6 @@ RECORDS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 RECEIVED = {
     "large texts",
-    "wide texts",
     "small records",
     "headers",
     "packed headers",
