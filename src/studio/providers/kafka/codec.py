@@ -30,6 +30,9 @@ class Unpackable(KafkaError):  # type: ignore[misc]
 MOST_HEADERS = 10_000
 """Of one record: a header may take 2 bytes in a batch, and takes 200 as an object."""
 _LEAST = 2 * MOST_HEADERS
+MOST_MEMBERS = 100
+"""Of gzip in one batch, which has one: what follows a member is copied for the next."""
+_STEP = 1 << 18
 _HEAD = 61
 """Bytes of a batch before its records (Kafka's protocol guide, "Record Batch")."""
 
@@ -102,21 +105,25 @@ class Records(_MemoryRecords):  # type: ignore[misc]
         return super().next_batch()
 
 
-def gzip_decode(payload: Any) -> bytes:
+def gzip_decode(payload: Any) -> bytearray:
     """One or more gzip members. Raises Unpackable."""
-    left, room, parts = bytes(payload), LIMIT, list[bytes]()
+    left, out = bytes(payload), bytearray()
     try:
-        while left:
+        for _ in range(MOST_MEMBERS):
+            if not left:
+                return out
             member = zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(left, room + 1))
-            room -= len(parts[-1])
-            if room < 0 or not member.eof:
-                parts.clear()  # an error keeps what stands here for as long as somebody keeps the error
-                raise Unpackable
-            left = member.unused_data
+            part = b"more"
+            while not member.eof and len(out) <= LIMIT and (part or left):
+                part = member.decompress(left, _STEP)  # in steps: zlib has what it gives in memory twice
+                out += part
+                left = member.unused_data if member.eof else member.unconsumed_tail
+            if len(out) > LIMIT or not member.eof:
+                break
     except zlib.error:
-        raise Unpackable from None
-    return b"".join(parts)  # of a single one no copy is made
+        pass
+    out.clear()  # an error keeps what stands here for as long as somebody keeps the error
+    raise Unpackable
 
 
 def snappy_decode(payload: Any) -> bytes:
