@@ -2,8 +2,8 @@
 
 Bounds: `ROOM` more resident memory than the warm server has, and `GRACE_S` past the deadline. How long it kept others
 waiting is asked by requests beside the work. Other processes share the machine: how long the kernel kept the server, or
-this process that asks, waiting for a processor (`/proc/<pid>/schedstat`) is taken off. What is still late is tried
-again, at most twice.
+this process that asks, waiting for a processor (`/proc/<pid>/schedstat`) is taken off. What is still late, or went
+over, is tried again, at most twice.
 """
 
 from __future__ import annotations
@@ -215,9 +215,10 @@ class Bounds:
         self._part = part
 
     async def hold(self, name: str, call: Callable[[], Awaitable[Cost]]) -> None:
-        """Set off one bomb; where only time went over, again."""
+        """Set off one bomb; where time or memory went over, again: it may be what the one before had left."""
         costs = [await call()]
-        while len(costs) <= AGAIN and not costs[-1].in_time and costs[-1].rise <= ROOM:
+        while len(costs) <= AGAIN and not costs[-1].holds:
+            await asyncio.sleep(0.2)
             costs.append(await call())
         last = costs[-1]
         for cost in costs if len(costs) > 1 or os.environ.get("STUDIO_ATTACK_VERBOSE") else []:
