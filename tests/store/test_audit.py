@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests import poison
 from tests.store.conftest import KEY, Home
 
 from studio.models import AuditEntry
-from studio.store.audit import NAMES, STORE, AuditLog, Batch
+from studio.store.audit import NAMES, STORE, AuditLog, Batch, Head
 from studio.store.audit_check import Book, books, check, check_books, page, prune
 from studio.store.engine import Database
 from studio.store.tables import audit_heads, audit_log
@@ -117,6 +118,18 @@ async def test_two_handles_take_turns(log: AuditLog, other: Database) -> None:
     await asyncio.gather(*(written(each, 20, name) for each in (log, second) for name in ("acme", "beta", "acme")))
     assert await found(log) == []
     assert (await checked(log)).last == 80
+
+
+async def test_a_head_that_another_writer_makes_meanwhile_was_not_lost(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(connection: Connection, head: Head) -> Head:
+        """The other's head and its first row, committed between our look at the heads and our look at the rows."""
+        connection.execute(insert(audit_heads).values(**log._authenticated(replace(head, seq=1))))
+        return replace(head, seq=1)
+
+    monkeypatch.setattr(log, "_by_rows", late)
+    assert await log.database.write(lambda connection: log._make(connection, "acme")) == []
 
 
 APPEND = """

@@ -179,8 +179,10 @@ class AuditLog:
         if _heads(connection, {organization_id}, lock=True):
             return []
         head = self._by_rows(connection, Head(organization_id))
-        upsert(connection, audit_heads, self._authenticated(head), {})
+        made = upsert(connection, audit_heads, self._authenticated(head), {})
         _heads(connection, {organization_id}, lock=True)
+        if not made:  # by another writer, since we looked: the rows that we saw are its own, and nothing was lost
+            return []
         if head.seq:
             return [_about(REOPENED, organization_id, head.seq)]
         return [_about(OPENED, organization_id, 0)] if organization_id != STORE else []

@@ -284,12 +284,13 @@ def _insert(table: Table, names: tuple[str, ...], dialect: Dialect) -> tuple[str
     return str(compiled), itemgetter(*(names.index(name) for name in getattr(compiled, "positiontup", None) or ()))
 
 
-def upsert(connection: Connection, table: Table, values: Mapping[str, Any], change: Mapping[str, Any]) -> None:
-    """Insert a row, or apply `change` to the one that has the same primary key."""
+def upsert(connection: Connection, table: Table, values: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    """Insert a row, or apply `change` to the one that has the same primary key; False where that leaves it as it is."""
     inserting = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = inserting(table).values(**values)
     keys = list(table.primary_key.columns)
     if change:
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=dict(change)))
+        done = connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=dict(change)))
     else:
-        connection.execute(statement.on_conflict_do_nothing(index_elements=keys))
+        done = connection.execute(statement.on_conflict_do_nothing(index_elements=keys))
+    return done.rowcount > 0
