@@ -109,7 +109,7 @@ def gzip_decode(payload: Any) -> bytearray:
     """One or more gzip members. Raises Unpackable."""
     left, out = bytes(payload), bytearray()
     try:
-        for _ in range(MOST_MEMBERS):
+        for _ in range(MOST_MEMBERS + 1):  # the last round sees that nothing is left
             if not left:
                 return out
             member = zlib.decompressobj(wbits=31)
