@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from aiokafka.errors import KafkaError
 from aiokafka.record.memory_records import MemoryRecords as _MemoryRecords
@@ -39,8 +39,10 @@ _HEAD = 61
 
 def weight(record: Any) -> int:
     """About how many bytes a record takes."""
-    headers = sum(200 + len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
+    size = len(record.key or b"") + len(record.value or b"")
+    if record.headers:
+        size += sum(200 + len(name) + len(value or b"") for name, value in record.headers)
+    return size
 
 
 def judged(records: Buffer) -> Buffer:
@@ -90,6 +92,9 @@ def _varint(data: Buffer, at: int) -> tuple[int, int]:
 
 class Records(_MemoryRecords):  # type: ignore[misc]
     """aiokafka's records of one answer, each batch of which is judged before it is decoded."""
+
+    unpacked: ClassVar[int] = 0
+    """Bytes that were unpacked last, by whichever: the driver tells its decoders nothing of whom they work for."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
@@ -183,8 +188,7 @@ def _into(unpack: Callable[[bytes, bytearray], int], raw: bytes) -> bytearray:
 
 
 def install() -> None:
-    """Put the decoders into aiokafka's record modules (compiled and plain), and `Records` into its fetcher."""
-    from aiokafka.consumer import fetcher
+    """Put the decoders into aiokafka's record modules (compiled and plain)."""
     from aiokafka.record import default_records, legacy_records
 
     modules = {default_records, legacy_records}
@@ -199,11 +203,12 @@ def install() -> None:
             if hasattr(module, decode.__name__):
                 legacy = module.__name__.endswith("legacy_records")  # which know no headers
                 setattr(module, decode.__name__, decode if legacy else _then_judged(decode))
-    fetcher.MemoryRecords = Records
 
 
 def _then_judged(decode: Callable[[Any], Buffer]) -> Callable[[Any], Buffer]:
     def decoded(payload: Any) -> Buffer:
-        return judged(decode(payload))
+        found = judged(decode(payload))
+        Records.unpacked = len(found)
+        return found
 
     return decoded

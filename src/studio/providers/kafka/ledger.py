@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from studio.providers.kafka.codec import weight
 
 if TYPE_CHECKING:
+    from studio.providers.kafka.fetched import Fetched
     from studio.providers.kafka.reader import Reader
 
 Place = tuple[int, int]
 """Partition and offset."""
+AHEAD_KEPT = 1 << 20
+"""Bytes of a broker's answers that a member keeps from one call to the next, as they were sent."""
 
 
 @dataclass
@@ -28,16 +31,33 @@ class Ledger:
     """Records that were read and wait to be handed out, again or for the first time."""
     again: set[Place] = field(default_factory=set)
     """Those of them that were handed out before."""
+    ahead: dict[int, Fetched] = field(default_factory=dict)
+    """What came of a partition and is not read yet."""
     read_to: dict[int, int] = field(default_factory=dict)
+    """Where each partition goes on."""
     committed: dict[int, int] = field(default_factory=dict)
     """Where the group went on from, and then what was committed here."""
 
+    def begin(self, partition: int, offset: int) -> None:
+        """The group goes on from there."""
+        self.read_to[partition] = self.committed[partition] = offset
+
     def came(self, records: Iterable[Any]) -> None:
         """Records were read."""
-        for record in records:
-            self.back[record.partition, record.offset] = record
-            self.committed.setdefault(record.partition, record.offset)
-            self.read_to[record.partition] = max(self.read_to.get(record.partition, 0), record.offset + 1)
+        self.back.update({(record.partition, record.offset): record for record in records})
+
+    def rest(self) -> None:
+        """Forget what was read and not handed out, and most of what came: it is asked for again."""
+        for partition, offset in self.back.keys() - self.again:
+            del self.back[partition, offset]
+            self.read_to[partition] = min(self.read_to[partition], offset)
+        kept = 0
+        for partition, fetched in list(self.ahead.items()):
+            kept += fetched.size
+            if kept > AHEAD_KEPT:
+                del self.ahead[partition]
+            else:
+                fetched.rest(self.read_to[partition])
 
     def weight(self) -> int:
         """About how many bytes wait to be handed out."""

@@ -39,7 +39,7 @@ from studio.providers.kafka.errors import work_error
 if TYPE_CHECKING:
     from studio.providers.kafka.cluster import Cluster
     from studio.providers.kafka.ledger import Delivery
-    from studio.providers.kafka.reader import Readers
+    from studio.providers.kafka.readers import Readers
 
 Compression = Annotated[
     Literal["none", "gzip", "snappy", "lz4", "zstd"], Field(description="How the messages of the call are packed.")
@@ -85,7 +85,8 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         """Prepare; connections are made when they are needed."""
         from studio.providers.kafka.cluster import Cluster
         from studio.providers.kafka.connections import Door
-        from studio.providers.kafka.reader import Reader, Readers
+        from studio.providers.kafka.reader import Reader
+        from studio.providers.kafka.readers import Readers
 
         config = self.config
         self._door = door = Door(self.network, config, await self._context())

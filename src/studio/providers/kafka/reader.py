@@ -1,26 +1,30 @@
-"""Taking messages for a consumer group: one consumer a topic and group, shared by the calls that use it."""
+"""Taking messages for a consumer group: one member a topic and group, shared by the calls that use it.
+
+aiokafka's consumer joins the group, finds where it goes on from, and commits. Its partitions are paused, for it would
+read ahead whatever the brokers send: the records are fetched here, when a call wants them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+import random
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, errors
 from aiokafka.structs import TopicPartition
 
-from studio.errors import StudioError
 from studio.providers.kafka.cluster import Cluster
-from studio.providers.kafka.codec import weight
 from studio.providers.kafka.config import KafkaConfig
 from studio.providers.kafka.connections import Client, Door
+from studio.providers.kafka.errors import answered
+from studio.providers.kafka.fetched import FETCH_MS, Fetched, Part, parts, request
 from studio.providers.kafka.ledger import Ledger
-from studio.providers.kafka.work import FETCH_BYTES
 
 STEP_S = 0.05
-FIRST_LOOK_S = 5.0
-"""How long the first look into a partition may take when nothing is waited for."""
+PATIENCE_S = 5.0
+"""How long a partition may take until it can be looked into, when nothing is waited for."""
 STOP_S = 2.0
 DAY_MS = 86_400_000
 Answer = TypeVar("Answer")
@@ -35,6 +39,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         self._reader.ledger = Ledger()
+        self._reader.pause(assigned)
 
 
 class Reader:
@@ -49,13 +54,12 @@ class Reader:
         self._room = config.max_bytes
         self._consumer = AIOKafkaConsumer(
             group_id=group, client_id=config.client_id, enable_auto_commit=False, auto_offset_reset="earliest",
-            isolation_level="read_committed", fetch_max_bytes=FETCH_BYTES, max_partition_fetch_bytes=FETCH_BYTES,
+            isolation_level="read_committed",
             request_timeout_ms=int(config.timeout_s * 1000) + 1000, max_poll_interval_ms=DAY_MS,
             bootstrap_servers=[f"{host}:{port}" for host, port in door.servers],
         )  # fmt: skip
         self._client = Client.adopt(self._consumer._client, door)
         self._consumer.subscribe([topic], listener=_Listener(self))
-        self._looked = False
         self._joining: asyncio.Task[None] | None = None
 
     async def joined(self, cluster: Cluster) -> None:
@@ -79,6 +83,10 @@ class Reader:
         done = self._joining
         return done is not None and done.done() and (done.cancelled() or done.exception() is not None)
 
+    def pause(self, places: Iterable[TopicPartition]) -> None:
+        """Keep the driver from fetching."""
+        self._consumer.pause(*places)
+
     async def take(self, count: int, wait_s: float) -> list[Any]:
         """Up to `count` records, not handed out yet; no more are read when they fill max_bytes.
 
@@ -86,45 +94,109 @@ class Reader:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
-        patience = loop.time() + FIRST_LOOK_S
-        while len(self.ledger.back) < count and self.ledger.weight() < self._room:
-            missing = count - len(self.ledger.back)
-            if self.ledger.back:
-                if not await self._poll(missing, 0):
+        patience = loop.time() + PATIENCE_S
+        ends: dict[int, int] = {}
+        try:
+            while not self._read(count) and not (self.ledger.back and self._at(ends)):
+                waiting = 0 if self.ledger.back else max(0.0, until - loop.time())
+                told = await self._unless_refused(self._fetch(waiting, ends))
+                if self.ledger.ahead:
+                    continue
+                over = self.ledger.back or loop.time() >= until
+                if over and (self.ledger.back or told or self._client.failure or loop.time() >= patience):
                     break
-            elif not await self._poll(missing, STEP_S):
-                over = loop.time() >= until
-                if over and (self._at_end() or self._client.failure is not None or loop.time() >= patience):
-                    break
+                if not told:
+                    await asyncio.sleep(STEP_S)
+        except Exception:
+            if not self.ledger.back:  # what is wrong is found again by the next call
+                raise
         if not self.ledger.back and self._client.failure is not None:
             raise self._client.failure
         return self.ledger.next(count)
 
-    async def _poll(self, count: int, waiting: float) -> bool:
-        async def poll() -> bool:
-            left = self._room - self.ledger.weight()
-            first = True
-            for _ in range(count):
-                # one at a time: a few bytes of a packed batch may unpack to anything
-                found = await self._consumer.getmany(timeout_ms=int(waiting * 1000) * first, max_records=1)
-                # with no await between: what a caller who was cancelled did not see is not lost
-                records = [record for some in found.values() for record in some]
-                self.ledger.came(records)
-                left -= sum(map(weight, records))
-                if not records or left <= 0:
-                    return bool(records) or not first
-                first = False
-            return True
+    def rest(self) -> None:
+        """Nobody works with it for a while: keep little of what was read ahead."""
+        self.ledger.rest()
 
-        return await self._unless_refused(poll())
+    def _read(self, count: int) -> bool:
+        """Read on in what came; whether there are `count` records now, or as many as max_bytes takes."""
+        ledger = self.ledger
+        room = self._room - ledger.weight()
+        while len(ledger.back) < count and room > 0:
+            if not ledger.ahead:
+                return False
+            number, fetched = next(iter(ledger.ahead.items()))
+            try:
+                records, room = fetched.take(count - len(ledger.back), room)
+            except BaseException:
+                del ledger.ahead[number]
+                raise
+            ledger.came(records)
+            ledger.read_to[number] = fetched.offset
+            if fetched.ended:
+                del ledger.ahead[number]
+        return True
 
-    def _at_end(self) -> bool:
-        """Whether the end of every partition that is ours was seen, so that nothing is there."""
-        if self._looked:
-            return True
+    def _at(self, ends: dict[int, int]) -> bool:
+        """Whether every partition is read to its end."""
+        read_to = self.ledger.read_to
         places = self._consumer.assignment()
-        self._looked = all(self._consumer.highwater(place) is not None for place in places)
-        return self._looked
+        return all(read_to.get(place.partition, -1) >= ends.get(place.partition, 1 << 63) for place in places)
+
+    async def _fetch(self, waiting: float, ends: dict[int, int]) -> bool:
+        """Ask for what comes next, and wait where there is nothing. Whether every partition's leader has told."""
+        await self._consumer.getmany(timeout_ms=0)  # raises what went wrong in the group, and waits while it rebalances
+        ledger = self.ledger
+        places = list(self._consumer.assignment())
+        if not places:
+            await asyncio.sleep(min(waiting, STEP_S))
+            return True
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for place in random.sample(places, len(places)):
+            node = self._client.cluster.leader_for_partition(place)
+            if node not in {None, -1} and await self._begun(place, ledger):
+                wanted.setdefault(node, []).append((place.partition, ledger.read_to[place.partition]))
+        most = FETCH_MS / 1000 if len(wanted) == 1 else STEP_S  # one that has something must not wait for the others
+        wait_ms = int(min(waiting, most) * 1000)
+        answers = await asyncio.gather(*(self._ask(node, some, wait_ms) for node, some in wanted.items()))
+        told = 0
+        for part in (part for answer in answers if answer is not None for part in parts(answer)):
+            told += ledger is self.ledger and await self._came(part, ledger, ends)
+        if told < len(places):
+            self._client.force_metadata_update()
+        return told == len(places)
+
+    async def _begun(self, place: TopicPartition, ledger: Ledger) -> bool:
+        """Whether it is known where the group goes on in a partition."""
+        if place.partition not in ledger.read_to:
+            try:
+                async with asyncio.timeout(STEP_S):
+                    ledger.begin(place.partition, await self._consumer.position(place))
+            except (TimeoutError, errors.IllegalStateError):  # not yet, and not ours any more
+                return False
+        return True
+
+    async def _ask(self, node: int, wanted: list[tuple[int, int]], wait_ms: int) -> Any:
+        try:
+            return await self._client.send(node, request(self.topic, wanted, wait_ms))
+        except errors.KafkaError:  # `failure` of the client says why it cannot be reached
+            return None
+
+    async def _came(self, part: Part, ledger: Ledger, ends: dict[int, int]) -> bool:
+        """Note what a leader says of a partition. Whether it was an answer. Raises StudioError."""
+        kind = errors.for_code(part.code)
+        if kind is errors.OffsetOutOfRangeError:  # it was deleted since: go on with the oldest there is
+            del ledger.read_to[part.number]
+            await self._consumer.seek_to_beginning(TopicPartition(self.topic, part.number))
+            return False
+        if failure := answered(part.code):
+            if kind in {errors.NotLeaderForPartitionError, errors.UnknownTopicOrPartitionError} or failure.retryable:
+                return False
+            raise failure
+        ends[part.number] = part.end
+        if part.raw:
+            ledger.ahead[part.number] = Fetched(self.topic, part, ledger.read_to[part.number])
+        return True
 
     async def commit(self) -> None:
         """Commit what is due. Raises what aiokafka raises."""
@@ -155,6 +227,7 @@ class Reader:
         if self.closed:
             return
         self.closed = True
+        self.ledger = Ledger()  # the driver's parts know each other, and this
         if self._joining is not None and not self._joining.done():
             self._joining.cancel()
             await asyncio.gather(self._joining, return_exceptions=True)
@@ -190,76 +263,3 @@ def _tasks(consumer: Any) -> Iterable[asyncio.Future[Any]]:
     found = [getattr(coordinator, name, None) for name in names]
     found += [getattr(fetcher, "_fetch_task", None), *getattr(fetcher, "_pending_tasks", ())]
     return [task for task in found if isinstance(task, asyncio.Future) and not task.done()]
-
-
-class Readers:
-    """The members that one connector has in its group, one a topic; those that nobody uses leave it."""
-
-    def __init__(self, make: Callable[[str], Reader], idle_s: float) -> None:
-        self._make = make
-        self._idle_s = idle_s
-        self._readers: dict[str, Reader] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def use(self, topic: str, cluster: Cluster) -> AsyncIterator[Reader]:
-        """The member for a topic, for one call at a time. Raises NotFound, and what joining raises."""
-        reader = await self._locked(topic)
-        try:
-            self.used(reader)
-            await reader.joined(cluster)
-            yield reader
-        except BaseException as exc:
-            if reader.failed or _broke(exc):
-                self._drop(reader)
-            raise
-        finally:
-            reader.lock.release()
-
-    async def _locked(self, topic: str) -> Reader:
-        while True:
-            reader = self._readers.get(topic) or self._readers.setdefault(topic, self._make(topic))
-            await reader.lock.acquire()
-            if self._readers.get(topic) is reader:
-                return reader
-            reader.lock.release()  # it was dropped meanwhile
-
-    def used(self, reader: Reader) -> None:
-        """Note that somebody works with it."""
-        reader.last_used = asyncio.get_running_loop().time()
-        if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self._sweep(), name="kafka-readers")
-
-    def _drop(self, reader: Reader) -> None:
-        """End a member, in the background: a broker that is silent must not keep a caller."""
-        if self._readers.get(reader.topic) is reader:
-            del self._readers[reader.topic]
-        task = asyncio.ensure_future(reader.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _sweep(self) -> None:
-        while self._readers:
-            await asyncio.sleep(self._idle_s / 4)
-            limit = asyncio.get_running_loop().time() - self._idle_s
-            for reader in list(self._readers.values()):
-                if reader.last_used < limit and not reader.ledger.out and not reader.lock.locked():
-                    self._drop(reader)
-
-    async def close(self) -> None:
-        """End every member."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        for reader in list(self._readers.values()):
-            self._drop(reader)
-        while self._closing:
-            await asyncio.gather(*self._closing, return_exceptions=True)
-
-
-def _broke(exc: BaseException) -> bool:
-    """Whether a member is of no use after this. A caller who was cancelled has done it no harm."""
-    if isinstance(exc, StudioError):
-        return exc.code in {"unreachable", "auth_failed", "egress_denied"}
-    return isinstance(exc, Exception)

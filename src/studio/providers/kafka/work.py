@@ -9,19 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.structs import TopicPartition
 
 from studio.contract.messaging import Scalar
 from studio.errors import InvalidRequest
 from studio.providers._messages import Incoming, Outgoing
-from studio.providers.kafka.cluster import FIRST, NEXT, READ_COMMITTED, Cluster, Partition, by_leader, reason
-from studio.providers.kafka.codec import Records, weight
+from studio.providers.kafka.cluster import FIRST, NEXT, Cluster, Partition, by_leader, reason
 from studio.providers.kafka.errors import answered, work_error
+from studio.providers.kafka.fetched import Fetched, parts, request
 
 BATCH_BYTES = 900_000
 """Of one batch: brokers take 1 MiB unless told otherwise (message.max.bytes)."""
@@ -29,9 +26,6 @@ ACKS_ALL = -1
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 ROUNDS = 10
 """Fetches of one look at a node: a broker may answer less than there is."""
-FETCH_MS = 500
-FETCH_BYTES = 1 << 20
-"""Of one fetch: an answer is in memory three times while it is decoded."""
 
 
 @dataclass
@@ -198,30 +192,23 @@ async def _fetch(
     left = dict.fromkeys(places, room // max(len(places), 1))
     for _ in range(ROUNDS):
         wanted = [
-            (n, place[0], FETCH_BYTES)
+            (n, place[0])
             for n, place in places.items()
             if _between(place) and len(found[n]) < count and left[n] > 0 and sum(left.values()) > 0
         ]
         if not wanted:
             break
-        response = await cluster.ask(node, FetchRequest(FETCH_MS, 1, FETCH_BYTES, READ_COMMITTED, [(topic, wanted)]))
-        for _, answers in response.topics:
-            for number, code, _, *rest in answers:
-                if failure := answered(code):
-                    raise failure
-                aborted = rest[2] if response.API_VERSION >= 11 else rest[-2] if response.API_VERSION >= 4 else None
-                records = PartitionRecords(
-                    TopicPartition(topic, number), Records(bytes(rest[-1] or b"")), aborted, places[number][0],
-                    None, None, True, READ_COMMITTED,
-                )  # fmt: skip
-                while len(found[number]) < count and left[number] > 0 and sum(left.values()) > 0:
-                    record = next(records, None)
-                    if record is None:
-                        break
-                    found[number].append(record)
-                    left[number] -= weight(record)
-                places[number] = (records.next_fetch_offset, places[number][1])
-                records._records_iterator = None  # which knows the records, which know it: megabytes in a cycle
+        for part in parts(await cluster.ask(node, request(topic, wanted))):
+            if failure := answered(part.code):
+                raise failure
+            number, room = part.number, sum(left.values())
+            fetched = Fetched(topic, part, places[number][0])
+            least = min(room, left[number])
+            more, rest = fetched.take(count - len(found[number]), least)
+            found[number] += more
+            left[number] -= least - rest
+            places[number] = (fetched.offset, places[number][1])
+            del part, fetched  # megabytes, which need not wait for the next answer
     full = any(left[n] <= 0 and _between(place) and len(found[n]) < count for n, place in places.items())
     return [record for some in found.values() for record in some], full or sum(left.values()) <= 0 < len(left)
 
