@@ -8,6 +8,7 @@ import gc
 import secrets
 import struct
 import time
+import tracemalloc
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -312,6 +313,47 @@ async def test_a_member_leaves_no_connection_when_the_driver_stumbles_in_its_own
         assert any(connection.connected() for connection in used)
         await reader.close()
         assert not any(connection.connected() for connection in used)
+
+
+async def test_little_is_kept_of_what_was_read_ahead_and_nothing_after_the_end(config: Any, kafka: Kafka) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    topic = f"ahead-{secrets.token_hex(6)}"
+    await kafka.create(topic)
+    async with open_provider(Provider, config) as provider:
+        await ask(provider, "publish", name=topic, messages=["x"] * 5)
+        await drained(provider, topic, 5, auto_ack=True)
+        packed = AIOKafkaProducer(bootstrap_servers=kafka.plain, compression_type="zstd", max_batch_size=1 << 30)
+        await packed.start()
+        batch = packed.create_batch()
+        for number in range(7):
+            batch.append(key=None, value=b"%d" % number + b"x" * (1 << 20), timestamp=None)
+        batch.close()
+        for _ in range(60):
+            await (await packed.send_batch(batch, topic, partition=0))
+        await stopped(packed)
+        gc.collect()
+        gc.disable()  # what waits for the collector of cycles is kept, too
+        tracemalloc.start()
+        try:
+            seen = []
+            for _ in range(5):
+                seen += [row["message"][0] for row in await drained(provider, topic, 2, auto_ack=True)]
+                assert tracemalloc.get_traced_memory()[0] < 2 << 20
+            before = await kafka.committed(config["group_id"])
+            answer = await ask(provider, "receive", name=topic, max_messages=2)
+            assert len(rows(answer)) == 2
+            del answer
+            (reader,) = provider._readers._readers.values()
+            assert not reader._consumer._fetcher._records  # the driver reads nothing by itself
+            await reader.close()
+            await provider._held.close()
+            assert tracemalloc.get_traced_memory()[0] < 1 << 20
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert seen == list("0123456012")
+    assert before == {f"{topic}:0": 15}
 
 
 # -- reaching it ----------------------------------------------------------------------------------

@@ -91,18 +91,21 @@ def _varint(data: Buffer, at: int) -> tuple[int, int]:
 
 
 class Records(_MemoryRecords):  # type: ignore[misc]
-    """aiokafka's records of one answer, each batch of which is judged before it is decoded."""
+    """aiokafka's records of one answer, each batch of which is judged before it is decoded.
+
+    `began` is where the batch stands that was given last.
+    """
 
     unpacked: ClassVar[int] = 0
     """Bytes that were unpacked last, by whichever: the driver tells its decoders nothing of whom they work for."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
-        self._raw, self._at = raw, 0
+        self._raw, self._at, self.began = raw, 0, 0
 
     def next_batch(self) -> Any:
         """As in aiokafka. Raises Unpackable."""
-        start = self._at
+        self.began = start = self._at
         self._at += 12 + int.from_bytes(self._raw[start + 8 : start + 12], "big", signed=True)
         plain = self._raw[start + 16 : start + 17] == b"\2" and not self._raw[start + 22] & 7
         if plain:

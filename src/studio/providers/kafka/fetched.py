@@ -51,17 +51,17 @@ class Fetched:
     """The records of one part, from an offset on."""
 
     def __init__(self, topic: str, part: Part, offset: int) -> None:
-        self._place, self._part = TopicPartition(topic, part.number), part
+        self._place, self._raw = TopicPartition(topic, part.number), part.raw
         self.ended = False
-        self._begin(offset)
-
-    def _begin(self, offset: int) -> None:
-        records = Records(self._part.raw)
-        if self._part.raw and not records.has_next():
+        self._begin(offset, part.aborted)
+        if part.raw and not self._batches.has_next():
             raise RecordTooLargeError
+
+    def _begin(self, offset: int, aborted: Any) -> None:
+        self._batches = Records(self._raw)
         self._records = PartitionRecords(
-            self._place, records, self._part.aborted, offset, None, None, True, READ_COMMITTED
-        )
+            self._place, self._batches, aborted, offset, None, None, True, READ_COMMITTED
+        )  # fmt: skip
         # the driver lets them know each other, and megabytes would wait for the collector of cycles
         self._iterator, self._records._records_iterator = self._records._records_iterator, None
         self._unpacked = 0
@@ -74,7 +74,7 @@ class Fetched:
     @property
     def size(self) -> int:
         """Bytes as they were sent."""
-        return len(self._part.raw)
+        return len(self._raw)
 
     def take(self, count: int, room: int) -> tuple[list[Any], int]:
         """Up to `count` records, the last of which may fill `room`; and how much room is left.
@@ -98,7 +98,10 @@ class Fetched:
             room -= weight(record)
         return found, room
 
-    def rest(self, offset: int) -> None:
-        """Nothing is taken for a while: go on from `offset` then, and keep no large batch unpacked until then."""
-        if self._unpacked > UNPACKED_KEPT or offset != self.offset:
-            self._begin(offset)
+    def pack(self) -> None:
+        """Keep no large batch unpacked: begin it again when more of it is wanted."""
+        if self._unpacked > UNPACKED_KEPT:
+            done = self._records
+            self._raw = self._raw[self._batches.began :]
+            self._begin(self.offset, done._aborted_transactions)
+            self._records._aborted_producers = done._aborted_producers  # by markers that are behind us

@@ -46,6 +46,11 @@ class Ledger:
         """Records were read."""
         self.back.update({(record.partition, record.offset): record for record in records})
 
+    def pack(self) -> None:
+        """Keep no large batch unpacked."""
+        for fetched in self.ahead.values():
+            fetched.pack()
+
     def rest(self) -> None:
         """Forget what was read and not handed out, and most of what came: it is asked for again."""
         for partition, offset in self.back.keys() - self.again:
@@ -54,10 +59,9 @@ class Ledger:
         kept = 0
         for partition, fetched in list(self.ahead.items()):
             kept += fetched.size
-            if kept > AHEAD_KEPT:
+            if kept > AHEAD_KEPT or fetched.offset != self.read_to[partition]:
                 del self.ahead[partition]
-            else:
-                fetched.rest(self.read_to[partition])
+        self.pack()
 
     def weight(self) -> int:
         """About how many bytes wait to be handed out."""

@@ -112,6 +112,7 @@ class Reader:
                 raise
         if not self.ledger.back and self._client.failure is not None:
             raise self._client.failure
+        self.ledger.pack()
         return self.ledger.next(count)
 
     def rest(self) -> None:
