@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from studio.contract import Network, Probe, Stage
@@ -41,20 +42,32 @@ SILENT = (
 
 
 class Dialling:
-    """How far a connect has come: `taken` is set once the other side has accepted the TCP connection."""
+    """How far a connect has come: `took_ms` is set once the other side has accepted the TCP connection."""
 
-    taken = False
+    took_ms: float | None = None
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def taken(self) -> None:
+        """The other side has accepted; the first time counts."""
+        if self.took_ms is None:
+            self.took_ms = (time.perf_counter() - self._start) * 1000
+
+
+_watched: ContextVar[Dialling | None] = ContextVar("watched", default=None)
+"""Where a connection test looks how far the log-in came that it has asked for."""
 
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[Dialling]:
     """Bound a connect and what follows it. Raises Unreachable: `SILENT` where it was taken, else `DROPPED`."""
-    dialling = Dialling()
+    dialling = _watched.get() or Dialling()
     try:
         async with asyncio.timeout(seconds):
             yield dialling
     except TimeoutError:
-        raise Unreachable(SILENT if dialling.taken else DROPPED) from None
+        raise Unreachable(DROPPED if dialling.took_ms is None else SILENT) from None
 
 
 class TlsFailed(Unreachable):
@@ -117,7 +130,7 @@ class Tcp:
         async with self.in_time() as dialling:
             context = await self.context()
             sock = await self.network.connect(address or self.host, self.port)
-            dialling.taken = True
+            dialling.taken()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return await log_in(sock, context)
@@ -131,33 +144,51 @@ class Tcp:
     ) -> Connection:
         """The stages of a connection test: resolve, connect (TCP only), tls, login.
 
+        It is one connection, the one that logs in, and says by itself how far it came: another one
+        only to see whether the port is open would make many a server start a process for nothing.
+
         Args:
             tls_failed: whether this error of `log_in` is one of TLS. If left out, TLS comes first and ends with its
                 handshake.
         """
         with probe.stage("resolve"):
             await self.network.resolve(self.host, self.port)
-        with probe.stage("connect"):
-            async with self.in_time():
-                (await self.network.connect(self.host, self.port)).close()
         context = await self.context()  # its CPU time is ours, not the server's
-        start = time.perf_counter()
-        try:
-            connection = await log_in()
-        except StudioError as exc:
-            name = "tls" if (tls_failed or self._tls_failed)(exc) else "login"
-            probe.stages.append(Stage(name, ok=False, ms=(time.perf_counter() - start) * 1000))
-            raise
-        spent = (time.perf_counter() - start) * 1000
-        handshake = context.handshake_ms if context else None
-        if handshake is not None:
-            probe.stages.append(Stage("tls", ok=True, ms=handshake))
-        probe.stages.append(Stage("login", ok=True, ms=spent - (handshake or 0)))
-        return connection
+        return await staged(probe, log_in, context, tls_failed or self._tls_failed)
 
     def _tls_failed(self, exc: StudioError) -> bool:
         unfinished = self._context is not None and self._context.handshake_ms is None
         return unfinished or isinstance(exc, TlsFailed)
+
+
+async def staged(
+    probe: Probe,
+    log_in: Callable[[], Awaitable[Connection]],
+    context: TlsContext | None,
+    tls_failed: Callable[[StudioError], bool],
+) -> Connection:
+    """The stages connect, tls and login of one log-in, whose dials are bounded by `within`; how it failed, too."""
+    watched, start = Dialling(), time.perf_counter()
+    before = _watched.set(watched)
+    failed: str | None = "login"
+    try:
+        connection = await log_in()
+        failed = None
+    except StudioError as exc:
+        failed = "tls" if tls_failed(exc) else failed
+        raise
+    finally:
+        _watched.reset(before)
+        spent, took = (time.perf_counter() - start) * 1000, watched.took_ms
+        probe.stages.append(Stage("connect", ok=took is not None, ms=spent if took is None else took))
+        handshake = context.handshake_ms if context else None
+        left = spent - (took or 0)
+        if failed is None and handshake is not None:
+            probe.stages.append(Stage("tls", ok=True, ms=handshake))
+            left -= handshake
+        if took is not None:
+            probe.stages.append(Stage(failed or "login", ok=failed is None, ms=max(left, 0)))
+    return connection
 
 
 def tls_failure(exc: OSError) -> TlsFailed:

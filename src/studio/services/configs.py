@@ -141,8 +141,7 @@ class Configs:
         reached a destination field would get none.
         """
         place, sealed, config = _place(connector), _sealed(connector), load(connector.provider).Config
-        public, _ = self._vault.open(place, sealed)
-        merged = {**public, **(override or {})}
+        merged = {**self.effective(connector).public, **(override or {})}
         secrets = self._vault.release(*(beside or (place, sealed)), config.destination(merged))
         return config.parse(join_secrets(merged, secrets))
 

@@ -6,10 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from typing import Any
 
-from studio.contract import Probe, Provider
+from studio.contract import Probe, Provider, Stage
 from studio.errors import ResultBlocked, StudioError, Timeout, Unreachable
 
 GENERAL_FIXES = {
@@ -57,7 +56,7 @@ async def test(opener: Opener, *, timeout_s: float, quick: bool) -> tuple[dict[s
         "success": error is None,
         "message": "Connection successful" if error is None else error.message,
         "latency_ms": round((time.perf_counter() - start) * 1000, 3),
-        "stages": [_shown(asdict(stage)) for stage in probe.stages],
+        "stages": [_shown(stage) for stage in probe.stages],
         "privileges": probe.privileges,
         **({} if error is None else {"code": error.code, "retryable": error.retryable}),
     }, error
@@ -75,7 +74,7 @@ async def _answers(provider: Provider[Any], probe: Probe) -> None:
 def _look(provider: Provider[Any], probe: Probe) -> None:
     """An upstream's words may hold the secret that it was given. Raises ResultBlocked, and drops them."""
     try:
-        provider.config.watch.check_value([asdict(stage) for stage in probe.stages], probe.privileges)
+        provider.config.watch.check_value([vars(stage) for stage in probe.stages], probe.privileges)
     except ResultBlocked:
         probe.stages, probe.privileges = [], None
         raise
@@ -94,6 +93,6 @@ def _explain(probe: Probe, error: StudioError, fixes: dict[str, str]) -> None:
         failed.fix = fixes.get(error.code) or fixes.get(failed.name)
 
 
-def _shown(stage: dict[str, Any]) -> dict[str, Any]:
-    stage["ms"] = round(stage["ms"], 3)
-    return {name: value for name, value in stage.items() if value is not None}
+def _shown(stage: Stage) -> dict[str, Any]:
+    stage.ms = round(stage.ms, 3)
+    return {name: value for name, value in vars(stage).items() if value is not None}

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from studio.errors import Internal
@@ -204,8 +204,7 @@ class AuditLog:
 
     def put_head(self, connection: Connection, head: Head) -> None:
         """Store a head, authenticated."""
-        statement = update(audit_heads).where(audit_heads.c.organization_id == head.organization_id)
-        connection.execute(statement.values(**self._authenticated(head)))
+        connection.execute(_PUT, {"book": head.organization_id, **self._authenticated(head)})
 
     def _authenticated(self, head: Head) -> dict[str, Any]:
         values = [head.organization_id, head.seq, head.hash, head.base_seq, head.base_hash]
@@ -226,13 +225,18 @@ class AuditLog:
         return self._mark(orjson.dumps(parts)).hex()
 
 
+_HEADS = (
+    select(audit_heads)
+    .where(audit_heads.c.organization_id.in_(bindparam("books", expanding=True)))
+    .order_by(audit_heads.c.organization_id)
+)
+_LOCKED = _HEADS.with_for_update()
+_PUT = update(audit_heads).where(audit_heads.c.organization_id == bindparam("book"))
+"""Constants, as every transaction of the log needs them: built anew, they cost more than the database takes."""
+
+
 def _heads(connection: Connection, books: set[str], *, lock: bool) -> dict[str, Head]:
-    statement = (
-        select(audit_heads)
-        .where(audit_heads.c.organization_id.in_(sorted(books)))
-        .order_by(audit_heads.c.organization_id)
-    )
-    rows = connection.execute(statement.with_for_update() if lock else statement).all()
+    rows = connection.execute(_LOCKED if lock else _HEADS, {"books": sorted(books)}).all()
     return {row[0]: Head(*row) for row in rows}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, insert, select, update
 
 from studio.errors import NotFound
 from studio.models import AuditEntry, Connector, new_id, now
@@ -53,6 +53,20 @@ class Found:
         return self.code is None
 
 
+_LOCKED = select(connector_health).where(connector_health.c.connector_id == bindparam("tested")).with_for_update()
+_ROW = update(connector_health).where(connector_health.c.connector_id == bindparam("tested"))
+_OUTCOME = (
+    update(connectors)
+    .where(connectors.c.id == bindparam("tested"), connectors.c.version == bindparam("at"))
+    .values(
+        status=case((connectors.c.status == "inactive", "inactive"), else_=bindparam("found")),
+        last_tested_at=bindparam("time"),
+        last_test_result=bindparam("result"),
+        last_error=bindparam("error"),
+    )
+)
+"""Constants: to build and key such a statement anew costs ten times of what the database takes for it."""
+
 Step = Callable[[Health], Health]
 Writer = Callable[[Callable[[Connection], Event | None]], Awaitable[Event | None]]
 Tell = Callable[[Connector, Event, Sequence[str]], Sequence[Mapping[str, Any]]]
@@ -71,30 +85,28 @@ async def record(
         write: runs one transaction, with an audit row where somebody asked for this test.
         fence: of the claim; where another one overtook it, nothing is kept.
     """
-    table = connector_health
-    mine = table.c.connector_id == tested.id
+    mine = {"tested": tested.id}
 
     def work(connection: Connection) -> Event | None:
-        row = connection.execute(select(table).where(mine).with_for_update()).first()
+        row = connection.execute(_LOCKED, mine).first()
         if row is None:
             return None  # the connector was deleted
         before = Health(*row)
         if fence is not None and before.fence != fence:
             return None
         after = step(before)
-        same = (connectors.c.id == tested.id, connectors.c.version == tested.version)
         outcome = {
-            "last_tested_at": now(),
-            "last_test_result": "success" if found.ok else "failed",
-            "last_error": found.message,
+            "at": tested.version,
+            "found": "error" if after.state == "error" else "active",
+            "time": now(),
+            "result": "success" if found.ok else "failed",
+            "error": found.message,
         }
-        kept = connection.execute(update(connectors).where(*same).values(**outcome)).rowcount
-        if not kept:  # found of a config that is not in force any more: it says nothing of the present one
-            connection.execute(update(table).where(mine).values(lease_until=FREE, due_at=now()))
+        if not connection.execute(_OUTCOME, mine | outcome).rowcount:
+            # Found of a config that is not in force any more: it says nothing of the present one.
+            connection.execute(_ROW, mine | {"lease_until": FREE, "due_at": now()})
             return None
-        status = "error" if after.state == "error" else "active"
-        connection.execute(update(connectors).where(*same, connectors.c.status != "inactive").values(status=status))
-        connection.execute(update(table).where(mine).values(**asdict(after)))
+        connection.execute(_ROW, mine | vars(after))
         if after.state == before.state:
             return None
         event = Event(

@@ -52,7 +52,7 @@ class _Loop:
 
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int, *, ssl: Any) -> Any:
         sock = await self._network.connect(host, port)
-        self._dialling.taken = True
+        self._dialling.taken()
         try:
             return await self._loop.create_connection(
                 factory, sock=sock, ssl=ssl, server_hostname=host if ssl else None

@@ -107,7 +107,7 @@ class GuardedLoop:
         """As asyncio's; asyncpg calls it for log-ins, TLS negotiations and cancel requests."""
         self._network.permit(host, port)
         transport, outer = await self._loop.create_connection(lambda: self._judged(factory()), host, port, **options)
-        self._dialling.taken = True
+        self._dialling.taken()
         if isinstance(outer, _LoginGate):
             return outer.channel, outer.inner
         return transport, outer
