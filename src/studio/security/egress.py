@@ -196,6 +196,8 @@ class Egress:
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         """Callers that ask for one name at one time share the look-up: a dead name takes one thread, not all."""
+        if _is_ipv4(host):
+            return [host]  # there is nothing to look up, and no thread to wait for; it is judged like any other
         asked = self._asked.get((host, port))
         if asked is None:
             asked = asyncio.get_running_loop().run_in_executor(self._dns, _looked_up, host, port)
@@ -227,6 +229,14 @@ class Egress:
                 sock.close()
                 raise
         raise Unreachable(reason(failure)) from failure
+
+
+def _is_ipv4(host: str) -> bool:
+    """Whether it is an address in its only plain form; `127.1`, `0x7f.1` and their like are not."""
+    try:
+        return host[-1:].isdigit() and str(ipaddress.IPv4Address(host)) == host
+    except ValueError:
+        return False
 
 
 def _looked_up(host: str, port: int) -> list[str]:
