@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -227,22 +228,36 @@ def bulk(*parts: bytes) -> bytes:
     return b">%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
+LET_IN = {b"HELLO": b"%1\r\n$5\r\nproto\r\n:3\r\n", b"SUBSCRIBE": b">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"}
+
+
 def pushes(flood: bytes, request: bytes) -> bytes:
-    """What a server that lets anybody in says to one that listens."""
-    if b"SUBSCRIBE" not in request:
-        return b"%0\r\n" * request.count(b"HELLO") + b"+OK\r\n" * (
-            request.count(b"\r\n*") + 1 - request.count(b"HELLO")
-        )
-    return b">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n" + flood
+    """What a server that lets anybody in says to one that listens. A flood of `INSTEAD` confirms nothing."""
+    said = b""
+    for command in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", request):
+        listens = command == b"SUBSCRIBE"
+        if not (listens and flood.startswith(INSTEAD)):
+            said += LET_IN.get(command, b"+OK\r\n")
+        said += flood.removeprefix(INSTEAD) if listens else b""
+    return said
 
 
+INSTEAD = b"instead"
+MESSAGE = b">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n"
 FLOODS = {
     "small pushes": bulk(b"message", b"news", b"x") * 1_000_000,
     "empty pushes": b">0\r\n" * 5_000_000,
     "pushes of many parts": (b">200000\r\n" + b":1\r\n" * 200_000) * 20,
     "nested pushes": b">1\r\n" * 1_000_000,
-    "a message of any size": b">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$500000000\r\n" + b"x" * 64 * MIB,
+    "a message of any size": MESSAGE + b"$500000000\r\n" + b"x" * 64 * MIB,
+    "a message of any number of parts": MESSAGE + b"*2000000000\r\n" + b":1\r\n" * 10_000_000,
+    "a nested message": MESSAGE + b"*1\r\n" * 1_000_000,
     "pushes to others": bulk(b"message", b"olds", b"x" * 100_000) * 600,
+    "replies, no confirmation": INSTEAD + b"+OK\r\n" * 5_000_000,
+    "errors, no confirmation": INSTEAD + b"-ERR no\r\n" * 2_000_000,
+    "an endless line, no confirmation": INSTEAD + b"+" + b"x" * 64 * MIB,
+    "a map of maps, no confirmation": INSTEAD + b"%1\r\n+a\r\n" * 500_000,
+    "nothing of any size, no confirmation": INSTEAD + b">1000000000\r\n",
 }
 
 
@@ -274,6 +289,7 @@ async def test_no_push_of_redis_takes_more(served: Served, redis_server: Redis) 
                 "redis_pubsub", {**config("redis_pubsub", upstream.port), "read_only": False, **LIMITS}
             )
             await bounds.hold(f"rogue: {name}", partial(served.operate, rogue, "receive", **asked))
+            assert b"SUBSCRIBE" in upstream.seen, f"{name} was not set off"
     assert not bounds.broken
 
 

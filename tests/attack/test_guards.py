@@ -4,6 +4,7 @@ tests and behind many elsewhere, and `switch.py` runs them once more without it.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests import toy
 from tests.attack import corpus, switch
 from tests.attack.conftest import Serve, Target
 from tests.attack.report import report
-from tests.attack.sink import connects, sink
+from tests.attack.sink import answer, connects, sink
 
 from studio.errors import (
     EgressDenied,
@@ -26,6 +27,7 @@ from studio.errors import (
     ReadOnly,
     ResultBlocked,
     SecretsRequired,
+    UpstreamError,
 )
 from studio.security import belt, hygiene
 from studio.security.egress import Egress
@@ -84,6 +86,17 @@ async def test_an_attachment_does_not_lead_elsewhere(serve: Serve) -> None:
     made = await target.create("redis", {**corpus.config("redis", "127.0.0.1", 9, SECRET), **FAST})
     with pytest.raises(OverrideNotAllowed):
         await target.service.attach_to_agent(made, "agent", "main", {"host": "127.0.0.2"})
+
+
+async def test_an_answer_of_sqs_that_becomes_a_wide_text_is_not_read(serve: Serve) -> None:
+    target = await serve()
+    message = {"MessageId": "1", "ReceiptHandle": "r", "Body": "x" * 3_000_000 + "🙂"}
+    url = "http://127.0.0.1/1/things"
+    body = json.dumps({"QueueUrl": url, "Messages": [message]}, ensure_ascii=False).encode()
+    async with sink("sqs", http=answer(body)) as rogue:
+        made = await target.create("sqs", {**corpus.config("sqs", "127.0.0.1", rogue.port, SECRET), "read_only": False})
+        with pytest.raises(UpstreamError, match="larger than is read at once"):
+            await target.service.execute("receive", {"name": "things", "wait_s": 0}, connector_id=made)
 
 
 async def _toy(serve: Serve, **config: Any) -> tuple[Target, str]:

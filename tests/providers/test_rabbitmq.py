@@ -336,3 +336,18 @@ async def test_the_example_of_the_page_runs(rabbitmq: Rabbitmq, tmp_path: Path) 
         assert await asyncio.to_thread(run_page, "rabbitmq", tmp_path, env) == (
             "Connection successful\n{\"id\":7,\"item\":\"tea\"}\n{'name': 'orders', 'messages': 0, 'consumers': 0}\n"
         )
+
+
+def test_no_depth_of_headers_exhausts_the_stack() -> None:
+    from studio.providers.rabbitmq import tables
+
+    def nested(depth: int) -> bytes:
+        found = struct.pack(">I", 0)
+        for _ in range(depth):
+            found = struct.pack(">I", len(found) + 1) + b"A" + found
+        return found
+
+    tables.install()
+    assert tables.field_array(nested(2))[1] == [[[]]]
+    with pytest.raises(ValueError, match="too deep"):
+        tables.field_array(nested(3000))

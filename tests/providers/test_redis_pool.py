@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,3 +144,41 @@ async def test_closing_ends_idle_and_leased_sessions(made: list[Fake]) -> None:
         assert all(session.aborted for session in made)
         assert len(made) == 2
     assert pool._idle == []
+
+
+async def read_in_two(data: bytes, at: int) -> list[bytes]:
+    """What a parser gives to hiredis of data that come in two pieces."""
+    from studio.providers.redis.sessions import _Parser
+
+    given: list[bytes] = []
+    parser = _Parser.__new__(_Parser)
+    parser._read_size, parser._reader = 1 << 16, SimpleNamespace(feed=given.append)
+    for piece in (data[:at], data[at:]):
+        if piece:
+            parser._stream = asyncio.StreamReader()
+            parser._stream.feed_data(piece)
+            await parser.read_from_socket()
+    return given
+
+
+async def test_no_room_is_made_for_what_a_list_says_that_it_has() -> None:
+    from studio.providers.redis.errors import TooLarge
+
+    honest = (
+        b"$13\r\na\r\n*1000000\r\n\r\n"
+        + b"*3\r\n$-1\r\n*-1\r\n$0\r\n\r\n%1\r\n+"
+        + b"a" * 99
+        + b"\r\n_\r\n"
+        + b":1\r\n=5\r\ntxt:a\r\n"
+    )
+    for at in range(len(honest) + 1):
+        assert b"".join(await read_in_two(honest, at)) == honest
+    for kind in b"*>%~|":
+        rogue = b"%c1000000000\r\n" % kind
+        for at in range(len(honest + rogue)):
+            with pytest.raises(TooLarge):
+                await read_in_two(honest + rogue, at)
+    for wrong in (b"*" + b"1" * 100 + b"\r\n", b"$x\r\n"):
+        for at in range(len(wrong)):
+            with pytest.raises((TooLarge, ValueError)):
+                await read_in_two(wrong, at)

@@ -28,6 +28,11 @@ from studio.providers.redis.errors import TooLarge, login_error
 Argument = bytes | str | int | float | memoryview
 
 
+_TEXTS, _GROUPS = frozenset(b"$!="), frozenset(b"*>%~|")
+"""First bytes of what says its length, and of what says how many elements it has (the RESP3 specification)."""
+_LONGEST_LINE = 64
+
+
 class _Parser(_AsyncHiredisParser):
     """Counts what comes in, so that no reply can fill the memory."""
 
@@ -35,6 +40,8 @@ class _Parser(_AsyncHiredisParser):
     _reader: Any
     left = 1 << 20
     elements: float = MAX_VALUES
+    _line, _skip = b"", 0
+    """The beginning of a line whose end has not come, and how many bytes come before the next one begins."""
 
     async def read_from_socket(self) -> bool:
         """As in redis-py, up to `left` bytes and `elements`. Raises TooLarge."""
@@ -45,8 +52,31 @@ class _Parser(_AsyncHiredisParser):
         self.elements -= buffer.count(b"\r\n") / 2  # each element has one line or two
         if self.left < 0 or self.elements < 0:
             raise TooLarge
+        self._judge(buffer)
         self._reader.feed(buffer)
         return True
+
+    def _judge(self, buffer: bytes) -> None:
+        """hiredis makes room for as many elements as a list says it has: twelve bytes asked for 8 GB of it.
+
+        Raises:
+            TooLarge: a list, or the like, says that it has more than MAX_VALUES.
+            ValueError: no number stands where one belongs.
+        """
+        data, at = self._line + buffer, self._skip
+        while at < len(data) and (end := data.find(b"\r\n", at)) >= 0:
+            kind, start, at = data[at], at + 1, end + 2
+            if kind in _TEXTS:
+                size = int(data[start:end])  # -1 is no text
+                at += size + 2 if size >= 0 else 0
+            elif kind in _GROUPS and int(data[start:end]) > MAX_VALUES:
+                raise TooLarge
+        rest = data[at:]
+        if len(rest) > _LONGEST_LINE:
+            if rest[0] in _TEXTS | _GROUPS:
+                raise ValueError("no number")
+            rest = rest[:1] + rest[-1:]  # a text to its line's end
+        self._line, self._skip = rest, max(0, at - len(data))
 
 
 class _Wire(_Connection):
@@ -96,7 +126,7 @@ class Session:
         self._allow()
         wire._writer.write(hiredis.pack_command(arguments))  # type: ignore[arg-type] # its stub takes one argument
         await wire._writer.drain()
-        return await self._read()
+        return await self.read()
 
     async def calls(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send several commands at once; the replies in order, refusals as exceptions in their place."""
@@ -106,7 +136,7 @@ class Session:
         replies: list[Any] = []
         for _ in commands:
             try:
-                replies.append(await self._read())
+                replies.append(await self.read())
             except redis.ResponseError as exc:
                 replies.append(exc)
         return replies
@@ -114,10 +144,11 @@ class Session:
     def _allow(self) -> None:
         self._wire._parser.left, self._wire._parser.elements = self._limit, MAX_VALUES
 
-    async def _read(self) -> Any:
+    async def read(self, *, pushes: bool = False) -> Any:
+        """One reply, or a push where these are waited for. Raises what redis-py raises, and TooLarge."""
         try:
-            return await self._wire.read_response()
-        except (TypeError, ValueError) as exc:  # hiredis: a map with a list as key, a bad number
+            return await self._wire.read_response(push_request=pushes)
+        except (TypeError, ValueError, IndexError) as exc:  # a map with a list as key, a bad number, an empty push
             raise redis.InvalidResponse from exc
 
 

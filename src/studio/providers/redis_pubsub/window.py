@@ -42,7 +42,7 @@ class Window:
         await self._session._wire._writer.drain()
         while not self._pushes:
             # an error is an ordinary reply; a confirmation is a push
-            await self._session._wire.read_response(push_request=True)
+            await self._session.read(pushes=True)
         self._pushes.clear()
 
     async def collect(self, count: int, seconds: float) -> tuple[list[bytes], bool]:
@@ -54,7 +54,7 @@ class Window:
         try:
             async with asyncio.timeout(seconds):
                 while len(self._pushes) < count:
-                    await self._session._wire.read_response(push_request=True)
+                    await self._session.read(pushes=True)
         except TimeoutError:
             pass
         except TooLarge:
