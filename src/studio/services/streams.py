@@ -16,22 +16,25 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from itertools import repeat
 from typing import Any
 
 import orjson
 
 from studio.contract.caps import Capped, Moments, moments
 from studio.errors import InvalidRequest, OperationNotSupported
-from studio.models import Column
+from studio.models import Column, as_objects
 from studio.services.arrow import Arrow
 from studio.services.forms import End, Form, Rows
 
 _END = "$result"
 _PLAIN = {str, int, float, type(None)}
 """What csv writes as JSON would, null as nothing."""
+_SPECIAL = re.compile(r'[",\r\n]')
+_ODD = re.compile(r"0\.0000|[en]")
+"""In floats as JSON: a small one, an exponent, or null for one that is not finite."""
 _TRUTHS, _SHOWN = {bool, type(None)}, {True: "true", False: "false"}
 
 
@@ -95,7 +98,13 @@ class Csv(Form):
 
     def rows(self, columns: list[Column], rows: Rows) -> bytes:
         """See `Form`."""
-        return _lines(zip(*map(_cells, zip(*rows, strict=True)), strict=True)) if rows else b""
+        if not rows:
+            return b""
+        lists = list(zip(*rows, strict=True))
+        texts = [_texts(column) for column in lists] if len(lists) > 1 else [None]
+        if None not in texts:
+            return "\n".join([*map(",".join, zip(*texts, strict=True)), ""]).encode()
+        return _lines(zip(*map(_cells, lists), strict=True))
 
     def end(self, end: End) -> bytes:
         """See `Form`."""
@@ -106,7 +115,7 @@ def _objects(columns: list[Column], rows: Rows) -> list[Any]:
     if not columns:
         return [{} if isinstance(row, tuple) else row for row in rows]
     names = [column["name"] for column in columns]
-    return list(map(dict, map(zip, repeat(names), rows)))
+    return as_objects(names, rows)
 
 
 def _cells(column: Sequence[Any]) -> Sequence[Any]:
@@ -117,6 +126,22 @@ def _cells(column: Sequence[Any]) -> Sequence[Any]:
     if kinds <= _TRUTHS:
         return list(map(_SHOWN.get, column))
     return [value if type(value) in _PLAIN else orjson.dumps(value).decode() for value in column]
+
+
+def _texts(column: Sequence[Any]) -> Sequence[str] | None:
+    """The column as texts that stand between commas as they are; None where csv's own way is needed."""
+    kinds = set(map(type, column))
+    if kinds == {str}:
+        return None if _SPECIAL.search("\0".join(column)) else column
+    if kinds == {bool}:
+        return [_SHOWN[value] for value in column]
+    if kinds == {int}:
+        return list(map(str, column))
+    if kinds == {float}:
+        whole = orjson.dumps(column)[1:-1].decode()
+        # A fifth of the time of repr, and the same but for odd ones.
+        return list(map(repr, column)) if _ODD.search(whole) else whole.split(",")
+    return None
 
 
 def _lines(rows: Any) -> bytes:

@@ -106,18 +106,20 @@ class Session(SqlSession):
     async def prepare(self, text: str, *, keep: bool) -> Plan:
         """Parse and describe; the statement stays on the server if `keep`."""
         plan = Plan(await self.conn._get_statement(text, None, use_cache=keep))
+        if keep and plan.has_moments:  # under another text, since asyncpg's cache goes by it
+            plan = await self.prepare_raw(f"{text} ", Moments.TEXTS, keep=True)
         if keep and plan.state.name:  # asyncpg keeps no very long text; the unnamed statement is soon another one
             if len(self._plans) > 200:
                 self._plans.clear()
             self._plans[text] = plan
         return plan
 
-    async def prepare_raw(self, text: str, how: Moments) -> Plan:
-        """Prepare for one stream, with points in time that are decoded a column at a time."""
+    async def prepare_raw(self, text: str, how: Moments, *, keep: bool = False) -> Plan:
+        """Prepare with points in time that are decoded a column at a time; the statement stays if `keep`."""
         settings = self.conn._protocol.get_settings()
         moments_as(settings, how)
         try:
-            return Plan(await self.conn._get_statement(text, None, use_cache=False), how)
+            return Plan(await self.conn._get_statement(text, None, use_cache=keep), how)
         finally:
             moments_as(settings, None)
 

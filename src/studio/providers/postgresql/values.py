@@ -214,7 +214,7 @@ _WHOLE: dict[Moments | None, dict[int, Fix]] = {
 class Plan:
     """One prepared statement of one connection, with the work that its columns and parameters need."""
 
-    __slots__ = ("_encoders", "_fixes", "columns", "has_moments", "nested", "state", "types", "weight")
+    __slots__ = ("_encoders", "_fixes", "by_column", "columns", "has_moments", "nested", "state", "types", "weight")
 
     def __init__(self, state: Any, how: Moments | None = None) -> None:
         self.state = state
@@ -228,6 +228,8 @@ class Plan:
             a.type.kind == "scalar" for a in attributes
         )
         """Whether there are columns of them, and none that holds other values, whose decoder lives on."""
+        self.by_column = how is Moments.TEXTS
+        """Whether points in time come as the server's text, for a column at a time."""
         whole = _WHOLE[how]
         fixes = ((at, whole.get(a.type.oid) or _fix(a.type.kind, a.type.name)) for at, a in enumerate(attributes))
         self._fixes = [(at, fix) for at, fix in fixes if fix is not None]

@@ -157,7 +157,8 @@ async def _run(
     if plan.has_moments and begin == "read" and (how := moments.get()) is not None:
         # A parameter of such a type is encoded as text, which a codec of whole microseconds would not take.
         how = Moments.TEXTS if "timestamp" in "".join(plan.types) else how
-        plan = await session.prepare_raw(call.text, how)
+        if how is Moments.MICROS or not plan.by_column:
+            plan = await session.prepare_raw(call.text, how)
     if plan.weight is not PLAIN:
         if texts and plan.nested:
             plan = await session.prepare_texts(call.text, plan)
