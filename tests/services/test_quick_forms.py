@@ -46,6 +46,13 @@ def test_csv_is_what_the_csv_module_writes(rows: list[tuple[Any, ...]]) -> None:
     assert form_of("csv").rows(columns, rows) == plain_csv(rows)
 
 
+@pytest.mark.parametrize("value", ["a,b", 'a"b', "a\nb", "a\rb", "", " ", "\0", None, 1e-5, 9.9e-5, 1e16, True, 2**70])
+def test_csv_of_an_odd_value_is_what_the_csv_module_writes(value: Any) -> None:
+    columns: list[Column] = [{"name": "a", "type": ""}, {"name": "b", "type": ""}]
+    rows = [(value, 1), (value, 2)]
+    assert form_of("csv").rows(columns, rows) == plain_csv(rows)
+
+
 def test_csv_of_a_float_that_is_not_finite_is_what_the_csv_module_writes() -> None:
     columns: list[Column] = [{"name": "a", "type": ""}, {"name": "b", "type": ""}]
     rows = [(float("inf"), 1), (float("nan"), 2)]
