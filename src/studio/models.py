@@ -221,7 +221,7 @@ class Result:
 
 def as_objects(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Rows as objects keyed by column name. Raises ValueError where a row has more or fewer values than that."""
-    return _maker(len(names))(names, rows) if names else [{} for _ in rows]  # type: ignore[no-any-return]
+    return _maker(len(names))(names, rows) if names else [{} for _ in rows]
 
 
 @lru_cache(maxsize=256)
