@@ -356,6 +356,29 @@ async def test_little_is_kept_of_what_was_read_ahead_and_nothing_after_the_end(c
     assert before == {f"{topic}:0": 15}
 
 
+async def test_what_an_answer_had_no_room_for_comes_next_and_once(config: Any, kafka: Kafka) -> None:
+    topic = f"cut-{secrets.token_hex(6)}"
+    await kafka.create(topic)
+    async with open_provider(Provider, config) as provider:
+        for start in (0, 5):  # a control character takes six bytes of an answer
+            sent = [f"{n}" + "\x01" * 150_000 for n in range(start, start + 5)]
+            await ask(provider, "publish", name=topic, messages=sent, compression="gzip" if start else "none")
+        seen: list[str] = []
+        until = time.monotonic() + 15
+        while len(seen) < 10 and time.monotonic() < until:
+            answer = await ask(provider, "receive", name=topic)
+            assert answer.row_count < 5
+            found = rows(answer)
+            if len(seen) == 4:  # comes again, with what is behind it
+                await ask(provider, "nack", handles=[row["handle"] for row in found])
+                found = rows(await ask(provider, "receive", name=topic))
+                assert found[0]["redelivered"]
+            seen += [row["message"][0] for row in found]
+            await ask(provider, "ack", handles=[row["handle"] for row in found])
+    assert seen == list("0123456789")
+    assert await kafka.committed(config["group_id"]) == {f"{topic}:0": 10}
+
+
 # -- reaching it ----------------------------------------------------------------------------------
 
 
