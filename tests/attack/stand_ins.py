@@ -254,6 +254,16 @@ booted_without_authorizer = sqlite._BOOT.replace(
 )
 
 
+booted_without_heap_limit = sqlite._BOOT.replace("main()", "import apsw\napsw.hard_heap_limit = lambda *_: 0\nmain()")
+
+
+def plain_weight(*_: Any) -> Any:
+    """That of rows that take no more than their bytes."""
+    from studio.providers.postgresql.arrays import PLAIN
+
+    return PLAIN
+
+
 def plainly_opened(path: str, flags: int, *_: Any, **__: Any) -> Any:
     """A connection of SQLite as it comes."""
     import apsw

@@ -33,6 +33,11 @@ def text(value: bytes) -> bytes:
     return struct.pack("<i", len(value) + 1) + value + b"\0"
 
 
+def wide(size: int) -> bytes:
+    """A text of which Python keeps four bytes for each of its characters, for the sake of the last one."""
+    return b"x" * (size - 4) + "🙂".encode()
+
+
 def many(kind: int, value: bytes, count: int) -> bytes:
     """A document with a list of so many values, under the shortest key that there is."""
     return document(named(0x04, "l", document(named(kind, "", value) * count)))
@@ -71,6 +76,10 @@ DOCUMENTS: dict[str, Callable[[], bytes]] = {
     "documents of 1 MiB": lambda: full(document(named(0x02, "text", text(b"x" * MIB)))),
     "documents of as many bytes as are shown": lambda: full(document(named(0x02, "a", text(b"x" * (4 * MIB - 100))))),
     "documents of as many bytes as are read": lambda: full(document(named(0x02, "a", text(b"x" * (5 * MIB - 100))))),
+    "a wide text in each": lambda: full(document(named(0x02, "a", text(wide(4 * MIB - 100))))),
+    "a wide text beyond max_bytes": lambda: full(document(named(0x02, "a", text(wide(5 * MIB - 100))))),
+    "wide texts": lambda: full(document(named(0x02, "a", text(wide(2 * MIB))))),
+    "wide names": lambda: full(document(named(0x0A, wide(3 * MIB).decode(), b""))),
     "one document": lambda: full(document(named(0x02, "text", text(b"x" * (FULL - 100))))),
     "one document of bytes": lambda: full(document(named(0x05, "b", struct.pack("<iB", FULL, 0) + bytes(FULL)))),
     "bytes": lambda: full(document(named(0x05, "b", struct.pack("<iB", 3 * MIB, 0) + bytes(3 * MIB)))),

@@ -83,6 +83,32 @@ def test_rows_that_are_kept_are_held_to_a_number_of_values_and_streamed_ones_are
     assert not Caps(config, kept=True).take(texts).truncated
 
 
+def test_rows_of_wide_texts_are_packed_until_the_last_is_read() -> None:
+    """Python keeps four bytes for each character of a text in which one is beyond U+FFFF."""
+    rows: list[Any] = [("x" * 400_000 + "\U0001f642", 1, None), ("small", 2, {"a": [0.5]}), ("ü" * 300_000, 3, None)]
+    caps = Caps(ProviderConfig(), kept=True)
+    kept = [row for at in range(3) for row in caps.take(Batch([], rows[at : at + 1])).rows]
+    assert [type(row) for row in kept] == [bytes, tuple, tuple]
+    assert caps.unpacked(kept) == rows
+    documents: list[Any] = [{"a": "x" * 400_000 + "\U0001f642"}]
+    assert caps.unpacked(caps.take(Batch([], list(documents), documents=True)).rows) == documents
+    streamed = Caps(ProviderConfig()).take(Batch([], rows))
+    assert streamed.rows == rows
+
+
+def test_a_row_longer_than_the_room_that_is_left_is_not_kept() -> None:
+    caps = Caps(ProviderConfig(max_bytes=1_000_000), kept=True)
+    assert len(caps.take(Batch([], [("x" * 600_000 + "\U0001f642",)])).rows) == 1
+    part = caps.take(Batch([], [("x" * 600_000 + "\U0001f642",)]))
+    assert (part.rows, part.truncated) == ([], True)
+
+
+@pytest.mark.parametrize("decode", [mysql_json, postgresql_json])
+def test_a_wide_text_of_megabytes_stays_text(decode: Any) -> None:
+    for size, kind in [(2_000_000, list), (3_000_000, str)]:
+        assert type(decode('["' + "x" * size + '\U0001f642"]')) is kind
+
+
 @pytest.mark.parametrize("decode", [mysql_json, postgresql_json])
 def test_a_column_of_json_with_too_many_values_is_given_as_its_text(decode: Any) -> None:
     text = as_json(MANY).decode()

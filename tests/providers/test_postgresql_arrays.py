@@ -72,6 +72,12 @@ async def test_more_elements_than_are_decoded_are_the_servers_text(provider: Any
     assert text == ("{" + "1," * 299_999 + "1}",)
 
 
+async def test_an_array_of_a_megabyte_is_read_as_text_before_it_is_decoded(provider: Any) -> None:
+    query = "SELECT array_agg(n) FROM generate_series(1, 150000) n"
+    (found,) = (await call(provider, "query", query=query)).rows or ()
+    assert type(found[0]) is str
+
+
 async def test_what_a_write_returns_may_hold_large_arrays_too(postgres: Postgres, database: str) -> None:
     async with open_provider(Postgresql, postgres.config(database=database, read_only=False)) as provider:
         await call(provider, "execute", query="CREATE TABLE t (n int, tags text[], body text)")

@@ -752,6 +752,13 @@ async def test_a_row_wider_than_any_cap_is_refused(root: Path) -> None:
             await call(db, "query", query="SELECT " + ",".join(["zeroblob(1000000)"] * 5))
 
 
+async def test_sqlite_itself_has_less_memory_than_its_process(root: Path) -> None:
+    held = "SELECT length(max(" + ", ".join(f"hex(zeroblob(2050000 + {n}))" for n in range(4)) + "))"
+    async with opened() as db:
+        with pytest.raises(UpstreamError, match="too much memory"):
+            await call(db, "query", query=held)
+
+
 async def test_a_sort_that_needs_too_much_memory_ends_with_a_clear_error_and_no_file(root: Path) -> None:
     bomb = COUNT.format(400).replace("SELECT n FROM", "SELECT zeroblob(1000000 + n) AS z FROM") + " ORDER BY z DESC"
     before, temporary = state(root), set(os.listdir("/tmp"))

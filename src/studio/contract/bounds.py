@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import islice
+from sys import getsizeof
 from typing import Any
 
 from studio.errors import InvalidRequest
@@ -19,6 +20,8 @@ MAX_LISTED = 50_000
 forms of each."""
 MAX_REPEATED = 1 << 20
 """Bytes that parameters may add to an operation beyond the first place of each."""
+MOST_OF_TEXT = 10 << 20
+"""Bytes that a text may take in memory and still be parsed."""
 _VALUE = 25
 """Bytes that any value counts, beside those of its text."""
 _FEW = 1_000
@@ -41,8 +44,17 @@ def too_many(body: bytes, most: int | None = None) -> bool:
     return count - _in_texts(body) > most
 
 
+def stays_text(text: str) -> bool:
+    """Whether a column's text is given as it is, and not as the JSON or the array that it says.
+
+    There may be `too_many` values in it; or it takes so much memory, for the sake of a character beyond U+FFFF, that
+    as much again would be too much.
+    """
+    return getsizeof(text) > MOST_OF_TEXT or too_many_in(text)
+
+
 def too_many_in(text: str) -> bool:
-    """`too_many` for JSON that is text already: of a column, and given as the text that it is where it has more."""
+    """`too_many` for JSON that is text already."""
     if text.count(",") + text.count("[") + text.count("{") <= MAX_VALUES:
         return False
     return too_many(text.encode())

@@ -20,6 +20,9 @@ told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_row
 """Is told of each batch, as it is read, how many rows it has; for whoever shows progress."""
 
 _FEW = 4_096
+_MUCH = 256 * 1024
+_WIDE = tuple(bytes([lead]) for lead in range(0xF0, 0xF5))
+"""What a character beyond U+FFFF begins with in UTF-8. For one of them Python keeps four bytes for each of a text."""
 
 
 class Moments(Enum):
@@ -51,14 +54,16 @@ class Caps:
 
     `truncated` is exact: it is set only when a row past the cap was really there.
     With `kept`, where all rows are, their values are held to a number too: each takes memory beyond its bytes.
+    A batch that takes several times its bytes is then packed until the end, see `unpacked`.
     """
 
-    __slots__ = ("_bytes_left", "_columns", "_rows_left", "_tell", "_values_left", "_watch")
+    __slots__ = ("_bytes_left", "_columns", "_packed", "_rows_left", "_tell", "_values_left", "_watch")
 
     def __init__(self, config: ProviderConfig, *, kept: bool = False) -> None:
         self._values_left = most_values(config.max_bytes) if kept else None
         self._rows_left, self._bytes_left, self._watch = config.max_rows, config.max_bytes, config.watch
         self._columns: list[Column] | None = None
+        self._packed = False
         self._tell = told_of_rows.get()
 
     def take(self, batch: Batch) -> Capped:
@@ -70,6 +75,8 @@ class Caps:
         rows = batch.rows
         taken = min(len(rows), self._rows_left)
         kept = rows if taken == len(rows) else rows[:taken]
+        if (self._packed or taken == 1) and _longest(kept) > self._bytes_left:
+            kept, taken = [], 0  # not even to be encoded: there would be three forms of it
         encoded = orjson.dumps(kept)
         # The rows' own bytes: without the brackets around the list and the commas between them.
         size = len(encoded) - taken - 1 if taken else 0
@@ -89,7 +96,23 @@ class Caps:
             self._values_left -= values
         if self._tell is not None:
             self._tell(taken)
+        if self._values_left is not None and size > _MUCH and _is_wide(encoded):
+            self._packed, kept = True, [encoded]
         return Capped(batch.columns, kept, batch.more or taken < len(rows), batch.documents, size)
+
+    def unpacked(self, rows: list[Any]) -> list[Any]:
+        """All rows that were kept, after the last batch. Those given are used up where some are packed."""
+        if not self._packed:
+            return rows
+        found: list[Any] = []
+        rows.reverse()
+        while rows:
+            row = rows.pop()
+            if isinstance(row, bytes):  # no canonical value is
+                found += (tuple(one) if isinstance(one, list) else one for one in orjson.loads(row))
+            else:
+                found.append(row)
+        return found
 
 
 async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -> AsyncGenerator[Capped, None]:
@@ -106,6 +129,20 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
 def _values(encoded: bytes) -> int:
     """At least as many values as it holds; of a few bytes, as many as can be in them."""
     return len(encoded) // 2 if len(encoded) < _FEW else marks(encoded)
+
+
+def _is_wide(encoded: bytes) -> bool:
+    return not encoded.isascii() and any(lead in encoded for lead in _WIDE)
+
+
+def _longest(rows: list[Any]) -> int:
+    """Characters of the longest text that stands in a row, as far as can be seen at a glance."""
+    found = 0
+    for row in rows:
+        for value in row.values() if isinstance(row, dict) else row if isinstance(row, tuple) else ():
+            if isinstance(value, str) and len(value) > found:
+                found = len(value)
+    return found
 
 
 def _fitting(rows: list[Any], room: int, most: int | None) -> tuple[int, int, int]:

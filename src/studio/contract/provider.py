@@ -231,10 +231,12 @@ class Provider(ABC, Generic[ConfigT]):
                 result.columns, result.truncated, documents = part.columns, part.truncated, part.documents
                 rows += part.rows
                 size += part.size
-                if part.truncated:
+                del batch, part  # before the next are read
+                if result.truncated:
                     break
         finally:
             await batches.aclose()
+        rows = caps.unpacked(rows)
         result.row_count, result.bytes = len(rows), size
         result.data, result.rows = (rows, None) if documents else (None, rows)
         return result

@@ -139,6 +139,7 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         async with aclosing(self._work.documents(command | bind.finish(hint, collation))) as batches:
             async for batch in batches:
                 yield batch
+                del batch  # before the next is read
 
     @operation(Effect.READ)
     async def aggregate(
@@ -161,6 +162,7 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         async with aclosing(self._work.documents(command | bind.finish(hint, collation))) as batches:
             async for batch in batches:
                 yield batch
+                del batch  # before the next is read
 
     @operation(Effect.READ)
     async def count(
@@ -293,8 +295,6 @@ class Mongodb(OwnPassword, DatabaseProvider[MongodbConfig]):
         statement = {"q": query, "limit": 0 if many else 1, **bind.finish(hint, collation)}
         reply = await self._work.write({"delete": guard.collection(collection), "deletes": [statement]})
         return written(reply, {"deleted": reply.get("n", 0)})
-
-    # -- below the operations ---------------------------------------------------------------------
 
     async def _connect(self) -> Session:
         return await self._tcp.open(self._opener.log_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,12 @@ OBJECT, ARRAY, REGEX = 0x03, 0x04, 0x0B
 _WEIGHTS = {OBJECT: 2, ARRAY: 2, 0x05: 2, 0x09: 2, 0x13: 4}
 """As how many values one counts, by its type: what it takes in memory, or in time to be decoded."""
 
+_WIDE = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}")
+"""A character beyond U+FFFF: of a text with one, Python keeps four bytes for each character."""
+_FORMS = 6
+"""Times its bytes that such a text takes while it is decoded: what came, that in ASCII, and four bytes for each."""
+_MEMORY = 30 << 20
+
 
 @dataclass(slots=True)
 class Room:
@@ -35,6 +42,17 @@ class Room:
     document: int
     values: int | None = None
     full: bool = False
+    size: int = 0
+    """Bytes of the large documents that were kept so far."""
+
+    def fits(self, raw: bytes | bytearray) -> bool:
+        """Whether there is room for a large document, kept with those before it."""
+        if self.values is None:
+            return True
+        self.size += len(raw)
+        if self.size + _FORMS * len(raw) > _MEMORY and _WIDE.search(raw):
+            return False
+        return weight(raw, self.values) <= self.values
 
     def take(self, items: list[Any]) -> None:
         """Count what is kept, decoded."""

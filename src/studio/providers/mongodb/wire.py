@@ -19,7 +19,7 @@ from pymongo.network_layer import PyMongoProtocol
 
 from studio.contract.bounds import MAX_VALUES
 from studio.providers.mongodb.errors import unknown
-from studio.providers.mongodb.room import ARRAY, COUNTED, FIXED, OBJECT, REGEX, SIZE, Room, decoded, too_large, weight
+from studio.providers.mongodb.room import ARRAY, COUNTED, FIXED, OBJECT, REGEX, SIZE, Room, decoded, too_large
 from studio.providers.mongodb.values import CODEC
 
 MAX_MESSAGE = 17 * 1024 * 1024
@@ -130,7 +130,7 @@ class Long:
             if length > room.document:
                 raise too_large()
             raw = await self._item(kind, length)
-            if len(raw) > MAX_VALUES and room.values is not None and weight(raw, room.values) > room.values:
+            if len(raw) > MAX_VALUES and not room.fits(raw):
                 room.full = True
                 break
             items.append(decoded(raw) if kind == OBJECT else decoded(raw)[""])

@@ -121,9 +121,11 @@ class Work:
                 part = caps.take(Batch([], batch, documents=True))
                 result.data += part.rows
                 result.truncated = part.truncated
-                if part.truncated:
+                del batch, part  # before the next are read
+                if result.truncated:
                     break
         result.truncated = result.truncated or room.full
+        result.data = caps.unpacked(result.data)
         result.row_count = len(result.data)
         return result
 

@@ -22,6 +22,8 @@ from studio.providers.mysql.values import MAX_COLUMNS, Plan
 
 COM_QUERY, COM_PREPARE, COM_EXECUTE, COM_CLOSE, COM_RESET = 0x03, 0x16, 0x17, 0x19, 0x1F
 MORE_RESULTS = 8
+MUCH = 1 << 20
+"""Bytes of a buffer that was read from which on it is let go."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -139,6 +141,9 @@ class Connection(Login):
             buffer, at, end, plan.specs, self._next_seq_id, rows, self._deprecate_eof
         )
         proto.pos = start + after - at
+        if proto.pos > MUCH:  # what was read is not kept beside the rows
+            rest = proto.buffer[proto.pos : proto.length]
+            proto.buffer, proto.pos, proto.length = rest + bytes(MUCH), 0, len(rest)
 
     def _buffered(self) -> bool:
         """Whether a whole packet waits to be read."""

@@ -89,6 +89,7 @@ class Mysql(SqlServer[MysqlConfig, guard.Verdict]):
         async with aclosing(read(self._pool, call, plain=verdict.plain)) as batches:
             async for batch in batches:
                 yield batch
+                del batch  # before the next is read
 
     async def execute(self, query: Sql, params: Params = None) -> Result:
         """Run one SQL statement that may write; it is committed before the answer."""

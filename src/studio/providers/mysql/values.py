@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from studio.contract.bounds import too_many_in
+from studio.contract.bounds import stays_text
 from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical
 from studio.models import Column
@@ -83,7 +83,7 @@ _LONG_NUMBER = re.compile(r"\d{16}")
 
 
 def _json(text: Any) -> Any:
-    if too_many_in(text):
+    if stays_text(text):
         return text
     try:
         value = orjson.loads(text)

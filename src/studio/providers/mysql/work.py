@@ -41,6 +41,7 @@ async def read(pool: Pool, call: Call, *, plain: bool = True) -> AsyncGenerator[
             rows, done = await session.conn.rows(plan)
             if not done:
                 yield Batch(plan.columns, rows)
+                rows = []  # let go before the next are read
     except GeneratorExit:
         pool.finish(session, plan, clean)
         raise

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
-from studio.contract.bounds import MAX_VALUES
+from studio.contract.bounds import MAX_VALUES, stays_text
 from studio.contract.values import canonical
 
 HOLDING = {"array", "composite"}
@@ -90,7 +90,9 @@ def decoder(name: str, element: Callable[[str], Any] | None) -> Callable[[str], 
     form = _ELEMENTS.get(name[:-2]) or element or str
 
     def decode(text: str) -> Any:
-        return text if text.count(",") >= MAX_VALUES else parse(text, form, ";" if name == _BOXES else ",")
+        if text.count(",") >= MAX_VALUES or stays_text(text):
+            return text
+        return parse(text, form, ";" if name == _BOXES else ",")
 
     return decode
 

@@ -86,6 +86,7 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         try:
             while (batch := await reading.next()) is not None:
                 yield batch
+                del batch  # before the next is read
         finally:
             reading.close()
 
@@ -112,6 +113,7 @@ class Postgresql(SqlServer[PostgresqlConfig, guard.Verdict]):
         try:
             while (batch := await reading.next()) is not None:
                 yield batch
+                del batch  # before the next is read
         finally:
             reading.close()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from studio.contract.bounds import too_many_in
+from studio.contract.bounds import stays_text
 from studio.contract.caps import Moments
 from studio.contract.sql import unique_names
 from studio.contract.values import EXACT_INTEGER, canonical, size_of
@@ -70,7 +70,7 @@ _LONG_NUMBER = re.compile(r"\d{16}")
 
 
 def _json(text: str) -> Any:
-    if too_many_in(text):
+    if stays_text(text):
         return text
     try:
         if _LONG_NUMBER.search(text):  # perhaps an integer that a JSON reader would not keep exact

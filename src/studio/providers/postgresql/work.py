@@ -67,6 +67,7 @@ class Reading:
         assert session is not None
         try:
             rows = self._plan.rows(records)
+            records.clear()  # asyncpg keeps the list until it is asked again
         except BaseException as exc:
             self._give_back(session, exc)
             raise
