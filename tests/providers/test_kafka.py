@@ -379,6 +379,19 @@ async def test_what_an_answer_had_no_room_for_comes_next_and_once(config: Any, k
     assert await kafka.committed(config["group_id"]) == {f"{topic}:0": 10}
 
 
+async def test_no_more_is_handed_out_than_the_service_can_keep(config: Any, kafka: Kafka, topic: str) -> None:
+    async with open_provider(Provider, {**config, "max_bytes": 4096}) as provider:
+        await ask(provider, "publish", name=topic, messages=["x" * 3000] * 10)
+        handles: list[str] = []
+        with pytest.raises(Conflict, match="ack or nack"):
+            while len(handles) < 10:
+                handles += [row["handle"] for row in rows(await ask(provider, "receive", name=topic, max_messages=1))]
+        assert len(handles) == 5  # of 4 KiB each, what is kept beside the contents included
+        assert rows(await ask(provider, "receive", name=topic, max_messages=1, auto_ack=True))  # keeps nothing
+        await ask(provider, "ack", handles=handles[:2])
+        assert rows(await ask(provider, "receive", name=topic, max_messages=1))
+
+
 # -- reaching it ----------------------------------------------------------------------------------
 
 

@@ -21,6 +21,9 @@ Place = tuple[int, int]
 AHEAD_KEPT = 1 << 20
 """Bytes of a broker's answers that a member keeps from one call to the next, as they were sent."""
 
+HELD_BYTES = 1 << 10
+"""About what a record that was handed out takes beside its contents."""
+
 
 @dataclass
 class Ledger:
@@ -110,6 +113,11 @@ class Delivery:
     def place(self) -> Place:
         """Its partition and offset."""
         return self.record.partition, self.record.offset
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it keeps."""
+        return HELD_BYTES + weight(self.record)
 
     @property
     def gone(self) -> bool:

@@ -31,7 +31,7 @@ from studio.contract.messaging import (
     WaitS,
 )
 from studio.contract.network import tls_context
-from studio.errors import InvalidConfig, InvalidRequest, StudioError
+from studio.errors import Conflict, InvalidConfig, InvalidRequest, StudioError
 from studio.providers import _messages as shared
 from studio.providers.kafka.config import KafkaConfig
 from studio.providers.kafka.errors import work_error
@@ -51,6 +51,8 @@ Where = Annotated[
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 IDLE_S = 30.0
 """A member of the group that nobody uses and that has nothing out leaves it, so that others get its partitions."""
+HELD_ANSWERS = 4
+"""As many times max_bytes of messages may be handed out and neither acknowledged nor given back."""
 _MORE = (("partition", "integer"), ("offset", "integer"))
 _GRANT = (
     "kafka-acls --add --allow-principal User:studio_reader --operation Read --operation Describe "
@@ -183,6 +185,8 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
         shared.must_write(self.config)
         count, patience = shared.wanted(self.config, max_messages), shared.patience(self.config, wait_s)
         self._group()
+        if not auto_ack:
+            self._require_room()
         async with self._readers.use(self._full(name), self._cluster) as reader:
             found = await reader.take(count, patience)
             ledger = reader.ledger
@@ -203,6 +207,15 @@ class Kafka(AcknowledgingProvider[KafkaConfig], Peeking, Listing):
                 deliveries = [Delivery(reader, ledger, record) for record in kept]
                 handles = self._held.hold(deliveries, hold_s or DEFAULT_HOLD_S)
         return shared.answer(rows, handles, truncated=cut, more=_MORE)
+
+    def _require_room(self) -> None:
+        """A record that was handed out is kept, to be handed out again: only so many bytes of them. Raises Conflict."""
+        most = HELD_ANSWERS * self.config.max_bytes
+        if sum(delivery.weight for delivery in self._held.items()) >= most:
+            raise Conflict(
+                f"messages of more than {HELD_ANSWERS} times max_bytes were handed out and are not acknowledged yet; "
+                "ack or nack them first, or wait until their hold_s is over"
+            )
 
     async def ack(self, handles: Handles) -> int:
         """Acknowledge messages. The group's offset moves on when everything before them is acknowledged too."""
