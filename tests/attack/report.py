@@ -55,10 +55,10 @@ LINES = {
         never="blind",
     ),
     "exhaustion": Line(
-        "{bombs:,} bombs over {parts} parts, {again} tried again: {broken} bounds broken; at worst {mib} MiB, "
-        "{late} ms past the deadline, {held} ms held",
+        "{bombs:,} bombs over {parts} parts, {again} tried again: {broken} bounds broken; at worst {mib} MiB on top "
+        "of {left}, {late} ms past the deadline, {held} ms held",
         never="broken",
-        most=frozenset({"mib", "late", "held"}),
+        most=frozenset({"mib", "left", "late", "held"}),
     ),
     "guards": Line(
         "{listed:,} guards: {off:,} switched off one by one, {through:,} attacks that then got through; "

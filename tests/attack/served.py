@@ -31,6 +31,8 @@ from studio import providers
 MIB = 1 << 20
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ROOM = 32 * MIB
+LEFT = 16 * MIB
+"""What all requests together may leave behind: caches, open sessions, and what the allocator cannot give back."""
 GRACE_S = 0.1
 HELD_S = 0.5
 """Not promised, and watched: the longest that one request kept the others waiting."""
@@ -45,11 +47,16 @@ PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "1
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one request: resident bytes above the warm server, seconds past the deadline and held, the machine's taken off."""
+    """Of one request: bytes and seconds.
+
+    `rise` is the most resident memory above what there was just before it, `left` how much of that those before it had left
+    above the warm server; `late` is past the deadline, `held` what others waited, the machine's share taken off.
+    """
 
     status: int
     seconds: float
     rise: int
+    left: int
     late: float
     held: float
     code: str
@@ -62,11 +69,11 @@ class Cost:
     @property
     def holds(self) -> bool:
         """Whether it kept within all bounds."""
-        return self.in_time and self.rise <= ROOM and self.status not in NO_ANSWER
+        return self.in_time and self.rise <= ROOM and self.left <= LEFT and self.status not in NO_ANSWER
 
     def __str__(self) -> str:
         return (
-            f"{self.status} {self.code}, {self.seconds:.2f} s, {self.rise / MIB:.1f} MiB, "
+            f"{self.status} {self.code}, {self.seconds:.2f} s, {self.rise / MIB:.1f} MiB on top of {self.left / MIB:.1f}, "
             f"{self.late * 1000:.0f} ms late, held for {self.held * 1000:.0f} ms"
         )
 
@@ -157,9 +164,9 @@ class Served:
             seconds = time.monotonic() - start
             excused = self.kept_waiting().since(seen["waited_at_deadline"] or waited)
         late = max(0.0, seconds - DEADLINE_S - excused) if seconds > DEADLINE_S else 0.0
-        before = min(self.warmed or 1 << 60, seen["before"])
-        rise = self.most() - before + seen["workers"]
-        return Cost(reply.status, seconds, rise, late, seen["held"], _code(text))
+        rise = self.most() - seen["before"] + seen["workers"]
+        left = max(0, seen["before"] - (self.warmed or seen["before"]))
+        return Cost(reply.status, seconds, rise, left, late, seen["held"], _code(text))
 
     @asynccontextmanager
     async def _watched(self, start: float) -> AsyncIterator[dict[str, Any]]:
@@ -227,7 +234,7 @@ class Bounds:
             self.broken.append(f"{name}: " + "; ".join(map(str, costs)))
         report.count(
             "exhaustion", self._part, bombs=1, again=len(costs) - 1, broken=0 if last.holds else 1,
-            mib=round(last.rise / MIB), late=round(last.late * 1000), held=round(last.held * 1000),
+            mib=round(last.rise / MIB), left=round(last.left / MIB), late=round(last.late * 1000), held=round(last.held * 1000),
         )  # fmt: skip
 
 

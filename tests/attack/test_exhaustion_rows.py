@@ -34,6 +34,11 @@ POSTGRESQL = {
     "a large array beside a large text": "SELECT array_agg(n), repeat('x', 3000000) FROM generate_series(1, 90000) n",
     "records": "SELECT array_agg(r) FROM (SELECT n AS a, n AS b FROM generate_series(1, 200000) n) r",
     "columns": "SELECT " + ", ".join(["n"] * 1600) + " FROM generate_series(1, 1000) n",
+    "a wide text": "SELECT repeat('x', 4000000) || '🙂'",
+    "wide texts": "SELECT repeat('x', 2000000) || '🙂' FROM generate_series(1, 10)",
+    "columns of wide texts": "SELECT " + ", ".join(["repeat('x', 800000) || '🙂'"] * 5),
+    "a wide text in JSON": "SELECT ('\"' || repeat('x', 4000000) || '🙂\"')::jsonb",
+    "a wide text in an array": "SELECT array[repeat('x', 4000000) || '🙂']",
 }
 MARIADB = {
     "one value": "SELECT REPEAT('x', 15000000)",
@@ -99,6 +104,10 @@ REDIS = {
     "scores": (
         "ZRANGE scores 0 -1 WITHSCORES",
         "EVAL \"for n = 1, 300000 do redis.call('ZADD', KEYS[1], n, n) end\" 1 scores",
+    ),
+    "wide texts": (
+        "LRANGE wide 0 -1",
+        "EVAL \"for n = 1, 2 do redis.call('RPUSH', KEYS[1], string.rep('x', 2000000) .. '🙂') end\" 1 wide",
     ),
 }
 

@@ -22,7 +22,7 @@ def test_of_a_cost_the_largest_is_told() -> None:
     made.count("exhaustion", "rest", bombs=1, mib=7, late=30)
     made.count("exhaustion", "rest", bombs=1, mib=5, late=40)
     made.count("exhaustion", "soap", bombs=1, mib=6, late=1)
-    assert made.total("exhaustion") == {"bombs": 3, "mib": 7, "late": 40, "held": 0}
+    assert made.total("exhaustion") == {"bombs": 3, "mib": 7, "left": 0, "late": 40, "held": 0}
 
 
 @pytest.mark.parametrize("line", LINES)
