@@ -10,7 +10,8 @@ import io
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from tests.providers.memory_storage import Memory
 
 from studio.errors import InvalidRequest
+from studio.providers._objects import parquet
 from studio.testing.harness import call, open_provider
 from studio.testing.storage_rogue import Memory as Usage
 from studio.testing.storage_rows import parquet_bytes
@@ -166,6 +168,79 @@ async def test_a_parquet_bomb_is_refused_and_costs_this_process_nothing(memory: 
     assert used.most < 64 * MIB
     found = await call(memory, "rows", key="bomb.parquet", columns=["b"])
     assert found.to_dict()["data"] == [{"b": "fine"}]
+
+
+PARQUET_BOMBS: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
+    "a long text in many rows": (lambda: {"a": ["x" * 100_000] * 5000}, {}),  # says that it has a few bytes
+    "texts": (lambda: {f"c{n}": [f"{n} {at} {'y' * 40}" for at in range(5000)] for n in range(20)}, {}),
+    "a hundred columns": (lambda: {f"c{n}": [at / (n + 1) for at in range(5000)] for n in range(100)}, {}),
+    "two thousand columns": (lambda: {f"c{n}": range(100) for n in range(2000)}, {}),
+    "one page": (lambda: {"a": ["z" * 100] * 900_000}, {"data_page_size": 1 << 30, "use_dictionary": False}),
+    "long lists": (lambda: {"a": [list(range(100_000))] * 20}, {}),
+    "many row groups": (lambda: {"a": range(5000)}, {"row_group_size": 1}),
+}
+
+
+@pytest.mark.parametrize("name", PARQUET_BOMBS)
+async def test_the_decoder_of_parquet_takes_little_memory(
+    memory: Memory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    most: list[int] = []
+    end = parquet._end
+
+    def ended(owner: int, pid: int, ours: Any) -> None:
+        status = Path(f"/proc/{pid}/status").read_text()
+        most.extend(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        end(owner, pid, ours)
+
+    monkeypatch.setattr(parquet, "_end", ended)
+    make, options = PARQUET_BOMBS[name]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({key: pa.array(values) for key, values in make().items()}), sink, **options)
+    memory.objects = {"small.parquet": parquet_bytes(1), "bomb.parquet": sink.getvalue()}
+    await call(memory, "rows", key="small.parquet")
+    with suppress(InvalidRequest):
+        assert (await call(memory, "rows", key="bomb.parquet")).row_count
+    small, bomb = most
+    assert bomb - small < 32 * MIB
+
+
+async def test_rows_of_parquet_are_whole_in_whatever_parts_they_are_decoded() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {
+        "n": list(range(3000)),
+        "text": [None if n % 7 == 0 else f"{n} " * (n % 400) for n in range(3000)],
+        "list": [[n] * (n % 5) for n in range(3000)],
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(table), sink, row_group_size=1700, data_page_size=4096)
+    async with open_provider(Memory, {"max_rows": 5000}) as memory:
+        assert isinstance(memory, Memory)
+        found = await rows(memory, "a.parquet", sink.getvalue())
+        assert found == [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"a": ["x" * 100_000, "y" * 100_000] * 1000}), sink)  # says that it has a few bytes
+        long = await rows(memory, "a.parquet", sink.getvalue())
+        assert [row["a"][0] for row in long[:40]] == list("xy" * 20)
+
+
+async def test_a_long_file_of_parquet_is_fetched_little_more_than_once() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {f"c{n}": [f"{n} {at} {at * 7919 % 65_521}" for at in range(200_000)] for n in range(4)}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(table), sink)  # in one row group, of more windows than one
+    async with open_provider(Memory, {"max_rows": 100_000, "max_bytes": 64 * MIB}) as memory:
+        assert isinstance(memory, Memory)
+        memory.chunk = 128 * 1024
+        assert len(await rows(memory, "a.parquet", sink.getvalue())) == 100_000
+        assert memory.given < 2 * len(sink.getvalue())
 
 
 async def test_the_decoder_has_no_environment_and_no_files(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

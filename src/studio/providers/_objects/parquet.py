@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 4
 """Processes of one event loop; each takes some 60 MiB and 0.3 s to start."""
-_BATCH_ROWS = 256
+_BATCH_ROWS = 8192
 _MAX_FETCH = 1024 * 1024
 _BOOT = """
 import sys
@@ -163,7 +163,7 @@ def _spawn() -> tuple[int, socket.socket]:
             pid = os.posix_spawn(
                 sys.executable,
                 arguments,
-                {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONUTF8": "1"},
+                {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "PYTHONUTF8": "1"},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, inherited, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),

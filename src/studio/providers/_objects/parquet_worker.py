@@ -17,12 +17,25 @@ from typing import Any
 from studio.contract.values import canonical
 
 BLOCK = 128 * 1024
-_BLOCKS = 128
-"""Blocks that are kept: 16 MiB, enough for one of each of very many columns."""
-_MAX_FOOTER = 16 * 1024 * 1024
-_MEMORY = 768 * 1024 * 1024
+_BLOCKS = 12
+"""Blocks that are kept, for what is read twice."""
+_MAX_FOOTER = 4 * 1024 * 1024
+"""Decoded, it takes several times as much."""
+_MEMORY = 27 * 1024 * 1024
 """Beyond what the process has when pyarrow is loaded."""
 _FRAME = 256 * 1024
+_WINDOW = 4 * 1024 * 1024
+"""Bytes of the rows that are decoded at a time, by what the file says of itself."""
+_PART, _PART_VALUES = 1024 * 1024, 32_768
+"""Bytes and values of the rows that are made Python's at a time."""
+_BUFFER = 32 * 1024
+_PAGES = 2 * 1024 * 1024
+"""A page and a dictionary, of the usual sizes."""
+_OPEN = 12 * 1024 * 1024
+"""What columns may take that stay open, by these."""
+_NO_MEMORY = (
+    "the Parquet file needs more memory than there is for it here; name fewer columns, or write it with smaller pages"
+)
 
 
 class Unreadable(Exception):
@@ -107,8 +120,8 @@ def confine() -> None:
     os.closerange(3, 65_536)
     os.chdir("/")
     with open("/proc/self/statm") as sizes:
-        now = int(sizes.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
+        now = int(sizes.read().split()[5]) * resource.getpagesize()  # data and stack, as the limit counts
+    resource.setrlimit(resource.RLIMIT_DATA, (now + _MEMORY, now + _MEMORY))
 
 
 def opened(size: int, columns: list[str] | None, rows: int) -> tuple[list[dict[str, str]], Iterator[Any]]:
@@ -124,7 +137,7 @@ def opened(size: int, columns: list[str] | None, rows: int) -> tuple[list[dict[s
         raise Unreadable("the Parquet file's footer is too large to be read here")
     file.seek(0)
     # Without pre_buffer and with a buffer, pages come as they are needed, not whole column chunks.
-    reader = pq.ParquetFile(file, pre_buffer=False, buffer_size=BLOCK, memory_map=False)
+    reader = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER, memory_map=False)
     schema = reader.schema_arrow
     wanted = list(schema.names) if columns is None else columns
     for name in wanted:
@@ -132,10 +145,78 @@ def opened(size: int, columns: list[str] | None, rows: int) -> tuple[list[dict[s
             known = ", ".join(schema.names[:50])[:900]
             raise Unreadable(f"columns: must each be there once; the file has: {known}")
     found = [{"name": name, "type": str(schema.field(name).type)[:200]} for name in wanted]
-    return found, (
-        [_values(batch.column(name)) for name in wanted]
-        for batch in reader.iter_batches(batch_size=rows, columns=wanted, use_threads=False)
-    )
+    return found, _windows(reader, wanted, rows)
+
+
+def _windows(reader: Any, names: list[str], rows: int) -> Iterator[list[list[Any]]]:
+    """The rows: windows of which one column is decoded after the other, as Arrow has them, and their parts as values.
+
+    Where a window is more than there is memory for, after all, a smaller one is tried.
+    """
+    for number in range(reader.metadata.num_row_groups if names else 0):
+        group, at = reader.metadata.row_group(number), 0
+        columns = _Columns(reader, number, names)
+        step = max(1, min(rows, columns.window * group.num_rows // max(1, group.total_byte_size)))
+        while at < group.num_rows:
+            try:
+                window = [columns.read(name, at, step) for name in names]
+                if not len(window[0]):
+                    break
+                for part in _parts(window):
+                    yield part
+                    at += len(part[0])
+            except MemoryError:
+                if step == 1:
+                    raise
+                columns.close()
+                step = max(1, step >> 2)
+
+
+def _parts(window: list[Any]) -> Iterator[list[list[Any]]]:
+    length = len(window[0])
+    size = sum(column.nbytes for column in window)
+    count = max(1, min(_PART * length // max(1, size), _PART_VALUES // len(window)))
+    for start in range(0, length, count):
+        yield [_values(column.slice(start, count)) for column in window]
+
+
+class _Columns:
+    """Columns of one row group. They stay open between windows where there is room, as each holds a page in memory.
+
+    Where there is none, a column is decoded anew from the group's start for each window.
+    """
+
+    def __init__(self, reader: Any, group: int, names: list[str]) -> None:
+        self._reader, self._group = reader, group
+        self._open: dict[str, tuple[Iterator[Any], int]] = {}
+        size = reader.metadata.row_group(group).total_byte_size
+        self._stay = min(size, len(names) * _PAGES) + len(names) * _BUFFER <= _OPEN
+        self.window = _WINDOW // 2 if self._stay else _WINDOW
+
+    def read(self, name: str, start: int, count: int) -> Any:
+        """The column's values in rows `start` to `start + count`, as Arrow has them."""
+        import pyarrow as pa
+
+        batches, seen = self._open.pop(name, (None, 0))
+        if batches is None:
+            batches = self._reader.iter_batches(
+                batch_size=count, row_groups=[self._group], columns=[name], use_threads=False
+            )
+        found: list[Any] = []
+        for batch in batches:
+            before, seen = seen, seen + len(batch)
+            if seen > start:
+                found.append(batch.column(0)[max(0, start - before) : start + count - before])
+            if seen >= start + count:
+                break
+        if self._stay and seen == start + count:
+            self._open[name] = batches, seen
+        return pa.chunked_array(found) if found else ()
+
+    def close(self) -> None:
+        """Give the memory back; no column stays open any more."""
+        self._open.clear()
+        self._stay = False
 
 
 def _values(column: Any) -> list[Any]:
@@ -186,6 +267,6 @@ def main() -> None:
     except Unreadable as exc:
         send({"error": str(exc)})
     except MemoryError:
-        send({"error": "the Parquet file needs more memory than there is for it here; name fewer columns"})
+        send({"error": _NO_MEMORY})
     except Exception as exc:
         send({"error": f"the object is not a Parquet file that can be read here ({type(exc).__name__})"})
