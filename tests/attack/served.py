@@ -31,8 +31,8 @@ from studio import providers
 MIB = 1 << 20
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ROOM = 32 * MIB
-LEFT = 16 * MIB
-"""What all requests together may leave behind: caches, open sessions, and what the allocator cannot give back."""
+LEFT = ROOM
+"""What all requests together may leave behind: caches, open sessions, and what the allocator keeps for the next one."""
 GRACE_S = 0.1
 HELD_S = 0.5
 """Not promised, and watched: the longest that one request kept the others waiting."""
