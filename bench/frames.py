@@ -25,6 +25,7 @@ from bench.peers.studio import EVERYTHING, RATES
 from bench.peers.upstream import Events
 from studio.app import Application
 from studio.loop import run
+from studio.server import settle
 from studio.settings import Settings
 
 RESULT = Path(__file__).parent / "PROFILE.md"
@@ -63,6 +64,7 @@ async def _profiled(upstream: Events) -> list[str]:
                  "config": config}
             )  # fmt: skip
             await service.attach_to_agent(made["id"], "bench", "events")
+            settle()
             key = await service.create_key({"organization_id": "bench", "agent_id": "bench", "name": "bench"})
             for rows in (1, 100):
                 request = _request(application, key["key"], rows)

@@ -141,7 +141,7 @@ async def test_a_slow_column_fix_is_only_paid_where_it_is_needed(server: Any) ->
     query = "SELECT CASE i WHEN 1 THEN NULL WHEN 2 THEN 9007199254740993 ELSE -i END, CASE i WHEN 3 THEN 'inf'::float8 ELSE i END FROM generate_series(1, 4) i"
     rows = (await call(server, "query", query=query)).rows
     assert rows == [(None, 1.0), ("9007199254740993", 2.0), (-3, "Infinity"), (-4, 4.0)]
-    assert values_module._big([None, 1, -5]) is None
+    assert values_module.big_integers([None, 1, -5]) is None
     assert values_module._floats([None, 1.5, -2.0]) is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from studio.settings import Settings
 
 ORGANIZATION = "default"
-_GC_THRESHOLDS = (25_000, 20, 50)
-"""Allocations before a young collection, and collections before the older ones. The default (700) is for scripts."""
 
 
 @click.command()
@@ -133,21 +130,14 @@ def _log(level: str) -> None:
 async def _run(application: Application, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until a signal; `ready` is called when the signals are heeded."""
     import asyncio
-    import gc
 
     import uvicorn
 
-    from studio.server import config
+    from studio.server import config, settle
     from studio.services import tracing
 
     server = uvicorn.Server(config(application))
-    # What stands after the start stands until the end: collections need not walk it, nor come so often.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    # The loop would note each asynchronous generator, to close at its end those that are left; ten a request. Those
-    # of a request are closed where they are used, and the service, which relies on it, is open by now.
-    sys.set_asyncgen_hooks(firstiter=None)
+    settle()
     with ExitStack() as stack:
         stack.callback(tracing.use_environment())
         stack.enter_context(_signals_stop(server))

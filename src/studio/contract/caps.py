@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import orjson
 from studio.contract.bounds import marks, most_values, values_of
 from studio.contract.config import ProviderConfig
 from studio.contract.operation import Batch
+from studio.contract.table import Table
 from studio.models import Column
 
 told_of_rows: ContextVar[Callable[[int], None] | None] = ContextVar("told_of_rows", default=None)
@@ -43,7 +44,7 @@ class Capped:
     """A batch within the caps, of `size` bytes. `truncated` on the last one says that more existed."""
 
     columns: list[Column]
-    rows: list[Any]
+    rows: Sequence[Any]
     truncated: bool = False
     documents: bool = False
     size: int = 0
@@ -76,16 +77,14 @@ class Caps:
         taken = min(len(rows), self._rows_left)
         kept = rows if taken == len(rows) else rows[:taken]
         if (self._packed or taken == 1) and _longest(kept) > self._bytes_left:
-            kept, taken = [], 0  # not even to be encoded: there would be three forms of it
-        encoded = orjson.dumps(kept)
-        # The rows' own bytes: without the brackets around the list and the commas between them.
-        size = len(encoded) - taken - 1 if taken else 0
-        values = 0 if self._values_left is None else _values(encoded)
+            kept, taken = rows[:0], 0  # not even to be encoded: there would be three forms of it
+        encoded, size = _encoded(kept)
+        values = 0 if self._values_left is None else _values(encoded, kept)
         if size > self._bytes_left or (self._values_left is not None and values > self._values_left):
             del encoded  # each row is encoded once more there
             taken, size, values = _fitting(kept, self._bytes_left, self._values_left)
             kept = rows[:taken]
-            encoded = orjson.dumps(kept)
+            encoded, _ = _encoded(kept)
         self._watch.check(encoded)
         if batch.columns is not self._columns:
             self._columns = batch.columns
@@ -97,7 +96,7 @@ class Caps:
         if self._tell is not None:
             self._tell(taken)
         if self._values_left is not None and size > _MUCH and _is_wide(encoded):
-            self._packed, kept = True, [encoded]
+            self._packed, kept = True, [orjson.dumps(list(kept)) if isinstance(kept, Table) else encoded]
         return Capped(batch.columns, kept, batch.more or taken < len(rows), batch.documents, size)
 
     def unpacked(self, rows: list[Any]) -> list[Any]:
@@ -126,16 +125,28 @@ async def capped(batches: AsyncGenerator[Batch, None], config: ProviderConfig) -
                 return
 
 
-def _values(encoded: bytes) -> int:
+def _values(encoded: bytes, rows: Sequence[Any]) -> int:
     """At least as many values as it holds; of a few bytes, as many as can be in them."""
-    return len(encoded) // 2 if len(encoded) < _FEW else marks(encoded)
+    if len(encoded) < _FEW:
+        return len(encoded) // 2
+    return marks(encoded) + (len(rows) - len(rows.columns) if isinstance(rows, Table) else 0)
 
 
 def _is_wide(encoded: bytes) -> bool:
     return not encoded.isascii() and any(lead in encoded for lead in _WIDE)
 
 
-def _longest(rows: list[Any]) -> int:
+def _encoded(rows: Sequence[Any]) -> tuple[bytes, int]:
+    """The values as JSON, and the bytes of the rows alone: each with its brackets, without what stands around them."""
+    if isinstance(rows, Table):
+        encoded = orjson.dumps(rows.columns)
+        # Behind each value is a comma or bracket both ways; a row, and a column, has one bracket before it too.
+        return encoded, len(encoded) - 2 * len(rows.columns) - 1 + len(rows) if len(rows) else 0
+    encoded = orjson.dumps(rows)
+    return encoded, len(encoded) - len(rows) - 1 if len(rows) else 0
+
+
+def _longest(rows: Sequence[Any]) -> int:
     """Characters of the longest text that stands in a row, as far as can be seen at a glance."""
     found = 0
     for row in rows:
@@ -145,7 +156,7 @@ def _longest(rows: list[Any]) -> int:
     return found
 
 
-def _fitting(rows: list[Any], room: int, most: int | None) -> tuple[int, int, int]:
+def _fitting(rows: Sequence[Any], room: int, most: int | None) -> tuple[int, int, int]:
     """How many of the rows fit into `room` bytes and have `most` values; their bytes and values."""
     size = values = 0
     for number, row in enumerate(rows):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, get_type_hints
@@ -43,14 +43,14 @@ CHUNKS = "chunks"
 
 @dataclass(slots=True)
 class Batch:
-    """Some rows of a result, values in canonical form: tuples in the order of `columns`.
+    """Some rows of a result, values in canonical form: a list of tuples in the order of `columns`, or a `Table`.
 
     With `documents` they are objects, each with members of its own, and there are no columns.
     `more` on the last one says that rows were there which the source did not read: the result is truncated.
     """
 
     columns: list[Column]
-    rows: list[Any]
+    rows: Sequence[Any]
     documents: bool = False
     more: bool = False
 

@@ -224,7 +224,8 @@ class Provider(ABC, Generic[ConfigT]):
         return result
 
     async def _collect(self, batches: AsyncGenerator[Batch, None]) -> Result:
-        result, rows, documents, size, caps = Result(), [], False, 0, Caps(self.config, kept=True)
+        result, documents, size, caps = Result(), False, 0, Caps(self.config, kept=True)
+        rows: list[Any] = []
         try:
             async for batch in batches:
                 part = caps.take(batch)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from studio.contract.table import columns_of
 from studio.errors import UpstreamError
 from studio.models import Column
 from studio.services import arrow_ipc as ipc
@@ -42,7 +43,7 @@ class Arrow(Form):
 
     def rows(self, columns: list[Column], rows: Rows) -> bytes:
         """See `Form`. The first rows settle the types that the upstream does not name."""
-        lists = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+        lists = columns_of(rows) if rows else [()] * len(columns)
         begun = b"" if self._fields is not None else self._begun(columns, lists)
         if not rows or self._fields is None:
             return begun

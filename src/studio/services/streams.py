@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from studio.contract.caps import Capped, Moments, moments
+from studio.contract.table import columns_of
 from studio.errors import InvalidRequest, OperationNotSupported
 from studio.models import Column, as_objects
 from studio.services.arrow import Arrow
@@ -100,7 +101,7 @@ class Csv(Form):
         """See `Form`."""
         if not rows:
             return b""
-        lists = list(zip(*rows, strict=True))
+        lists = columns_of(rows)
         texts = [_texts(column) for column in lists] if len(lists) > 1 else [None]
         if None not in texts:
             return "\n".join([*map(",".join, zip(*texts, strict=True)), ""]).encode()

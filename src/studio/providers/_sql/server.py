@@ -47,7 +47,7 @@ def row_too_large() -> ResultBlocked:
     )
 
 
-def keep(result: Result, rows: list[tuple[Any, ...]], max_rows: int, room: int) -> int:
+def keep(result: Result, rows: Sequence[tuple[Any, ...]], max_rows: int, room: int) -> int:
     """Add rows up to the caps; the bytes that are left."""
     for row in rows:
         room -= sum(map(size_of, row))

@@ -107,7 +107,7 @@ class Connection(Login):
         return True
 
     @_protocol
-    async def rows(self, plan: Plan) -> tuple[list[tuple[Any, ...]], bool]:
+    async def rows(self, plan: Plan) -> tuple[Sequence[tuple[Any, ...]], bool]:
         """The rows that have come by now, at least one unless it is over; and whether it is."""
         rows: list[tuple[Any, ...]] = []
         proto = self._proto

@@ -20,13 +20,12 @@ import orjson
 
 from studio.contract.bounds import stays_text
 from studio.contract.sql import unique_names
-from studio.contract.values import EXACT_INTEGER, canonical
+from studio.contract.table import Fix, big_integers, fixed
+from studio.contract.values import canonical
 from studio.models import Column
 
 Spec = tuple[int, bool, int, str | None, Callable[[bytes], Any] | None]
 """A column as asyncmy's row parser takes it: wire type, unsigned, decoding, encoding, converter."""
-Fix = Callable[[list[Any]], list[Any] | None]
-"""The column in canonical form, or None where it is that already."""
 
 MAX_COLUMNS = 4_096
 """MySQL's own bound."""
@@ -103,14 +102,8 @@ def _float(value: Any) -> Any:
     return canonical(value)
 
 
-def _floats(values: list[Any]) -> list[Any]:
+def _floats(values: Sequence[Any]) -> list[Any]:
     return [_float(value) for value in values]
-
-
-def _big(values: list[Any]) -> list[Any] | None:
-    if max(map(abs, filter(None, values)), default=0) <= EXACT_INTEGER:
-        return None
-    return [canonical(value) for value in values]
 
 
 _NUMBERS = {
@@ -124,7 +117,7 @@ _CONVERTED: dict[int, tuple[str, int, Callable[[Any], Any] | None]] = {
 }  # fmt: skip
 _UNCHECKED = {1, 2, 4, 13}
 """Types of which asyncmy's parser does not check that the row holds them; see `Connection._parse`."""
-_FIXES: dict[int, Fix] = {8: _big, 4: _floats}
+_FIXES: dict[int, Fix] = {8: big_integers, 4: _floats}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +211,6 @@ class Plan:
         self._fixes = [(at, _FIXES[field.kind]) for at, field in enumerate(fields) if field.kind in _FIXES]
         self._packets = packets
 
-    def rows(self, records: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def rows(self, records: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
         """Records in canonical form."""
-        for at, fix in self._fixes:
-            column = fix([record[at] for record in records])
-            if column is not None:
-                records = [
-                    (*record[:at], value, *record[at + 1 :]) for record, value in zip(records, column, strict=True)
-                ]
-        return records
+        return fixed(records, self._fixes)

@@ -21,7 +21,8 @@ import orjson
 from studio.contract.bounds import stays_text
 from studio.contract.caps import Moments
 from studio.contract.sql import unique_names
-from studio.contract.values import EXACT_INTEGER, canonical, size_of
+from studio.contract.table import Fix, big_integers, fixed
+from studio.contract.values import canonical, size_of
 from studio.errors import FieldError, InvalidRequest
 from studio.models import Column
 from studio.providers.postgresql.arrays import HOLDING, Weight, decoder
@@ -145,15 +146,6 @@ def install(settings: Any) -> None:
 
 # -- columns: what is left to do for a whole column of a batch ------------------------------------
 
-Fix = Callable[[Sequence[Any]], Sequence[Any] | None]
-"""The column in canonical form, or None where it is that already."""
-
-
-def _big(values: Sequence[Any]) -> list[Any] | None:
-    if max(map(abs, filter(None, values)), default=0) <= EXACT_INTEGER:
-        return None
-    return [canonical(value) for value in values]
-
 
 def _floats(values: Sequence[Any]) -> list[Any] | None:
     if math.isfinite(sum(filter(None, values))):
@@ -197,7 +189,7 @@ def _micros(values: Sequence[Any]) -> list[Any]:
 _READY = _TEXT_NAMES | {
     "bool", "int2", "int4", "oid", "xid", "cid", "text", "varchar", "bpchar", "name", "unknown", "bytea", "void",
 }  # fmt: skip
-_FIXES: dict[str, Fix] = {"int8": _big, "xid8": _big, "float8": _floats}
+_FIXES: dict[str, Fix] = {"int8": big_integers, "xid8": big_integers, "float8": _floats}
 
 
 def _fix(kind: str, name: str) -> Fix | None:
@@ -264,15 +256,9 @@ class Plan:
         message = f"{why}, because the database expects {self.types[at]} there"
         return InvalidRequest(f"{field}: {message}", fields=[FieldError(field, message)])
 
-    def rows(self, records: Iterable[Any]) -> list[tuple[Any, ...]]:
-        """Records as tuples in canonical form."""
-        columns: list[Sequence[Any]] = list(zip(*records, strict=True)) if self._fixes else []
-        if not columns:  # nothing to do, or no records
-            return list(map(tuple, records))
-        for at, fix in self._fixes:
-            if (column := fix(columns[at])) is not None:
-                columns[at] = column
-        return list(zip(*columns, strict=True))
+    def rows(self, records: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
+        """Records in canonical form."""
+        return fixed(records, self._fixes)
 
 
 def width(rows: Sequence[tuple[Any, ...]]) -> float:

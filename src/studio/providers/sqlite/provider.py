@@ -226,7 +226,7 @@ class Sqlite(SqlProvider[SqliteConfig]):
             yield Batch(result.columns, shapes.tuples(part))
 
         async for fitting in capped(once(), self.config):
-            result.rows = fitting.rows
+            result.rows = list(fitting.rows)
             result.truncated = result.truncated or fitting.truncated
         result.row_count = len(result.rows or ())
         return result
