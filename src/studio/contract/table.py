@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from studio.contract.values import EXACT_INTEGER, canonical
@@ -48,7 +48,7 @@ def big_integers(values: Sequence[Any]) -> list[Any] | None:
     return [canonical(value) for value in values]
 
 
-def fixed(records: Sequence[Sequence[Any]], fixes: Iterable[tuple[int, Fix]]) -> Sequence[tuple[Any, ...]]:
+def fixed(records: Sequence[Sequence[Any]], fixes: Sequence[tuple[int, Fix]]) -> Sequence[tuple[Any, ...]]:
     """Records of a driver as rows, after the fixes of some of their columns."""
     columns: list[Sequence[Any]] = list(zip(*records, strict=True)) if fixes else []
     if not columns:  # nothing to do, or no records
